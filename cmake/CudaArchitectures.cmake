@@ -1,0 +1,33 @@
+# TORCH_CUDA_ARCH_LIST ("8.0 9.0a 12.0+PTX", separated by blanks or semicolons) in CMake's terms:
+# sets CONVT3D_CUDA_ARCHITECTURES and CONVT3D_MIN_COMPUTE_CAPABILITY (major * 10 + minor).
+# By default: Ampere, Hopper with its own instructions, and PTX for what comes after.
+set(arch_list "$ENV{TORCH_CUDA_ARCH_LIST}")
+if(arch_list STREQUAL "")
+  set(arch_list "8.0;9.0a;9.0+PTX")
+endif()
+string(REGEX REPLACE "[ ,;]+" ";" arch_list "${arch_list}")
+
+set(CONVT3D_CUDA_ARCHITECTURES "")
+set(CONVT3D_MIN_COMPUTE_CAPABILITY 9999)
+foreach(arch IN LISTS arch_list)
+  if(NOT arch MATCHES "^([0-9]+)\\.([0-9])([af]?)(\\+PTX)?$")
+    message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST has '${arch}'; expected entries like 8.0, 9.0a or 9.0+PTX")
+  endif()
+  set(number ${CMAKE_MATCH_1}${CMAKE_MATCH_2})
+  set(name ${number}${CMAKE_MATCH_3})
+  set(ptx "${CMAKE_MATCH_4}")
+  if(number LESS 80)
+    message(FATAL_ERROR "convt3d needs compute capability 8.0 or newer, but TORCH_CUDA_ARCH_LIST has ${arch}")
+  endif()
+  # Machine code for 9.0 is not needed where 9.0a is built: one GPU, two names.
+  if(NOT (ptx AND "${number}a-real" IN_LIST CONVT3D_CUDA_ARCHITECTURES))
+    list(APPEND CONVT3D_CUDA_ARCHITECTURES ${name}-real)
+  endif()
+  if(ptx)
+    list(APPEND CONVT3D_CUDA_ARCHITECTURES ${name}-virtual)
+  endif()
+  if(number LESS CONVT3D_MIN_COMPUTE_CAPABILITY)
+    set(CONVT3D_MIN_COMPUTE_CAPABILITY ${number})
+  endif()
+endforeach()
+message(STATUS "convt3d: CUDA architectures ${CONVT3D_CUDA_ARCHITECTURES}")

@@ -1,0 +1,14 @@
+// Schemas of the operators. Backends register their kernels in csrc/cpu and csrc/cuda.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(convt3d, m) {
+  m.def(
+      "forward(Tensor input, Tensor weight, Tensor? bias=None, int[3] stride=1, "
+      "int[3] padding=0, int[3] output_padding=0, int groups=1, int[3] dilation=1) -> Tensor");
+  m.def(
+      "grad_input(Tensor grad_output, Tensor weight, int[3] stride, int[3] padding, "
+      "int[3] output_padding, int groups, int[3] dilation) -> Tensor");
+  m.def(
+      "grad_weight(Tensor grad_output, Tensor input, int[3] stride, int[3] padding, "
+      "int[3] output_padding, int groups, int[3] dilation) -> Tensor");
+}

@@ -1,0 +1,15 @@
+"""convt3d: 3-D transposed convolution for PyTorch.
+
+``torch.ops.convt3d.forward`` is the operator; ``convt3d.conv_transpose3d``,
+``convt3d.ConvTranspose3d`` and ``convt3d.LazyConvTranspose3d`` stand in for their
+``torch.nn`` twins.
+"""
+
+from convt3d import _library as _library  # loads the operators that the next two extend
+from convt3d import autograd as autograd  # registers derivatives
+from convt3d import meta as meta  # registers fake functions
+from convt3d.functional import conv_transpose3d
+from convt3d.modules import ConvTranspose3d, LazyConvTranspose3d
+from convt3d.version import __version__
+
+__all__ = ["ConvTranspose3d", "LazyConvTranspose3d", "__version__", "conv_transpose3d"]

@@ -1,0 +1,52 @@
+"""Loads the shared libraries that define and implement ``torch.ops.convt3d``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent / "lib"
+CORE = FOLDER / "libconvt3d.so"
+CUDA = FOLDER / "libconvt3d_cuda.so"
+OPERATORS = ("forward", "grad_input", "grad_weight")
+
+
+def _load() -> list[Path]:
+    if not CORE.exists():
+        raise ImportError(f"convt3d is not built: {CORE} does not exist (run `make build`)")
+    torch.ops.load_library(str(CORE))
+    loaded = [CORE]
+    if torch.backends.cuda.is_built():  # the CUDA library needs CUDA's part of torch
+        if CUDA.exists():
+            torch.ops.load_library(str(CUDA))
+            loaded.append(CUDA)
+        else:
+            _explain_missing_cuda()
+    return loaded
+
+
+def _explain_missing_cuda() -> None:
+    def refuse(*args: object, **kwargs: object) -> torch.Tensor:
+        raise RuntimeError(
+            "this build of convt3d is CPU-only (nvcc was not found when it was built): move the "
+            "tensors to the CPU or rebuild where nvcc is on the PATH"
+        )
+
+    for name in OPERATORS:
+        torch.library.impl(f"convt3d::{name}", "CUDA")(refuse)
+
+
+def _tag() -> None:
+    # The stable ABI of torch 2.10 cannot define an operator with tags.
+    for name in OPERATORS:
+        overload = getattr(torch.ops.convt3d, name).default
+        overload._tags = [
+            *overload.tags,
+            torch.Tag.pt2_compliant_tag,
+            torch.Tag.needs_exact_strides,
+        ]
+
+
+loaded = _load()
+_tag()

@@ -1,0 +1,68 @@
+"""Builds the shared libraries with CMake and ninja and packs them into one wheel per platform.
+
+The libraries use torch's stable ABI and no Python API, so the wheel serves every CPython from 3.10
+and every torch from 2.10 on.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class BuildLibraries(build_ext):
+    """Runs CMake; the build folder is kept, so that a second build is incremental."""
+
+    def run(self) -> None:
+        build = ROOT / "build" / f"cmake-{sys.platform}"
+        package = ROOT / "ops" if self.editable_mode else Path(self.build_lib) / "convt3d"
+        ninja = shutil.which("ninja", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        configure = [
+            "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release",
+            *([f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
+            *os.environ.get("CMAKE_ARGS", "").split(),
+        ]  # fmt: skip
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build)], check=True)
+        (package / "lib").mkdir(parents=True, exist_ok=True)
+        for library in build.glob("libconvt3d*.so"):
+            shutil.copy2(library, package / "lib")
+
+    def get_outputs(self) -> list[str]:
+        return []
+
+    def get_source_files(self) -> list[str]:
+        return []
+
+
+class PlatformWheel(bdist_wheel):
+    """Tags the wheel ``py3-none-<platform>``."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+def version() -> str:
+    """The version string of ``ops/version.py``, without importing the package."""
+    found = re.search(r'__version__ = "(.+)"', (ROOT / "ops" / "version.py").read_text())
+    assert found is not None
+    return found.group(1)
+
+
+setup(
+    version=version(),
+    packages=["convt3d", "convt3d.bench", "convt3d.meta"],
+    package_dir={"convt3d": "ops", "convt3d.meta": "meta"},
+    # Makes the wheel a platform wheel; CMakeLists.txt has the sources.
+    ext_modules=[Extension("convt3d.lib", sources=[])],
+    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
+)
