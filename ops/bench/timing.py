@@ -1,0 +1,159 @@
+"""Timing one callable: CUDA events, CUDA-graph replay for what is short, the wall clock on a CPU.
+
+Every method walks through a rotation of operand sets (`Problem.rotation`) and keeps as many outputs
+alive, so that neither operands nor outputs are found in the last-level cache. The number of
+repeats follows from a time budget; it is never below `FEWEST`.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+FEWEST = 3
+MOST = 200
+GRAPH_BELOW_MS = 0.2
+_GRAPH_MS = 1.0
+_FEWEST_REPLAYS = 5
+_MOST_REPLAYS = 50
+
+Rotation = Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median and interquartile range of `repeats` samples, in milliseconds per call.
+
+    A sample of method "graph" is a replay of `calls` calls, divided by `calls`; else `calls` is 1.
+    """
+
+    median_ms: float
+    spread_ms: float
+    repeats: int
+    calls: int
+    method: str
+
+
+def summarize(samples: Sequence[float], calls: int, method: str) -> Timing:
+    """Median and interquartile range of `samples` (at least two)."""
+    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Timing(middle, high - low, len(samples), calls, method)
+
+
+def repeats_within(budget_ms: float, call_ms: float) -> int:
+    """How many calls of `call_ms` fit the budget, between `FEWEST` and `MOST`."""
+    return max(FEWEST, min(MOST, int(budget_ms / max(call_ms, 1e-6))))
+
+
+def measure(
+    call: Callable[..., Any],
+    rotation: Rotation,
+    device: torch.device,
+    budget_ms: float,
+    graph: bool = True,
+) -> Timing:
+    """Time `call(*operands)` over the rotation, within about `budget_ms`.
+
+    `graph=False` forbids graph capture (for a call that a graph cannot hold, such as a training
+    step). A capture that fails falls back to events, which `Timing.method` shows.
+    """
+    if device.type != "cuda":
+        return _measure_wall(call, rotation, budget_ms)
+    call(*rotation[0])
+    estimate = min(_event_samples(call, rotation, 2))
+    if graph and estimate < GRAPH_BELOW_MS:
+        timing = _measure_graph(call, rotation, budget_ms, estimate)
+        if timing is not None:
+            return timing
+    samples = _event_samples(call, rotation, repeats_within(budget_ms, estimate))
+    return summarize(samples, 1, "events")
+
+
+def _measure_wall(call: Callable[..., Any], rotation: Rotation, budget_ms: float) -> Timing:
+    call(*rotation[0])
+    samples: list[float] = []
+    spent = 0.0
+    while len(samples) < FEWEST or (spent < budget_ms and len(samples) < MOST):
+        operands = rotation[len(samples) % len(rotation)]
+        start = time.perf_counter()
+        call(*operands)
+        samples.append((time.perf_counter() - start) * 1e3)
+        spent += samples[-1]
+    return summarize(samples, 1, "wall")
+
+
+def _event_samples(call: Callable[..., Any], rotation: Rotation, count: int) -> list[float]:
+    """Milliseconds between two events around each of `count` calls."""
+    events = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(count)
+    ]
+    outputs: list[Any] = [None] * len(rotation)
+    torch.cuda.synchronize()
+    for index, (start, end) in enumerate(events):
+        slot = index % len(rotation)
+        start.record()
+        outputs[slot] = call(*rotation[slot])
+        end.record()
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) for start, end in events]
+
+
+def _measure_graph(
+    call: Callable[..., Any], rotation: Rotation, budget_ms: float, estimate_ms: float
+) -> Timing | None:
+    """Replay a graph of whole rotations, about a millisecond long; None where capture fails."""
+    turns = max(1, round(_GRAPH_MS / max(estimate_ms, 1e-3) / len(rotation)))
+    calls = turns * len(rotation)
+    graph = capture([functools.partial(call, *operands) for operands in rotation], turns)
+    if graph is None:
+        return None
+    replays = int(budget_ms / (calls * estimate_ms))
+    samples = replay_samples(graph, max(_FEWEST_REPLAYS, min(_MOST_REPLAYS, replays)))
+    return summarize([sample / calls for sample in samples], calls, "graph")
+
+
+def capture(calls: Sequence[Callable[[], Any]], turns: int) -> torch.cuda.CUDAGraph | None:
+    """A graph of `turns` times `calls`, each with memory of its own for its result.
+
+    Returns None where a call cannot be captured; the current stream is usable either way.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
+    outputs: list[Any] = [None] * len(calls)
+    with torch.cuda.stream(stream):
+        for call in calls[:2]:
+            call()
+        torch.cuda.synchronize()
+        try:
+            graph.capture_begin(capture_error_mode="thread_local")
+            for _ in range(turns):
+                for slot, call in enumerate(calls):
+                    outputs[slot] = call()
+            graph.capture_end()
+        except RuntimeError:
+            _abandon(graph)
+            return None
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph
+
+
+def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+    """End a capture that an error has already invalidated; ending it reports that error again."""
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        torch.cuda.synchronize()
+
+
+def replay_samples(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
+    """Milliseconds of each of `count` replays, after one that is not counted."""
+    graph.replay()
+    return _event_samples(graph.replay, [()], count)
