@@ -28,7 +28,8 @@ template <typename T>
 Activation<T> activation_of(const Tensor& tensor) {
   const Sizes stride = strides_of(tensor);
   const size_t channel = stride.size() - 4;
-  return {static_cast<T*>(tensor.mutable_data_ptr()), channel == 1 ? stride[0] : 0,
+  return {static_cast<T*>(tensor.mutable_data_ptr()),
+          channel == 1 ? stride[0] : 0,
           stride[channel],
           {stride[channel + 1], stride[channel + 2], stride[channel + 3]}};
 }

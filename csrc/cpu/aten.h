@@ -59,9 +59,9 @@ inline Tensor convolution(const Tensor& input, const Tensor& weight, const Sizes
                           const Sizes& dilation, int64_t groups) {
   using torch::stable::detail::from;
   const Sizes zero(3, 0);
-  std::array<StableIValue, 9> stack{
-      from(input), from(weight), from(std::nullopt), from(stride), from(zero), from(dilation),
-      from(false), from(zero),   from(groups)};
+  std::array<StableIValue, 9> stack{from(input),  from(weight), from(std::nullopt),
+                                    from(stride), from(zero),   from(dilation),
+                                    from(false),  from(zero),   from(groups)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);

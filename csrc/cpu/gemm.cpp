@@ -1,7 +1,7 @@
 // Data flow of one slice of input rows (x: Cin by positions, W: Cin by Cout*taps), per group:
 //
-//   forward      columns = W^T x      (BLAS)     then every column element goes to its output (fold)
-//   grad_input   columns = unfold(gy)            then gx = W columns                  (BLAS)
+//   forward      columns = W^T x      (BLAS)     then every column element goes to its output
+//   (fold) grad_input   columns = unfold(gy)            then gx = W columns                  (BLAS)
 //   grad_weight  columns = unfold(gy)            then gW += x columns^T               (BLAS)
 //
 // A column is (Cout, taps) by positions; in channels-last it is positions by (taps, Cout) and all
@@ -81,9 +81,8 @@ class Gemm {
     for_each_slice([&](int64_t n, int64_t group, int64_t first, int64_t count) {
       unfold(n, group, first, count, gy);
       const Tensor positions = slice_of(x, n, group, first, count);
-      channels_last_
-          ? mm_out(torch::stable::transpose(positions, 0, 1), columns(count), part)
-          : mm_out(positions, torch::stable::transpose(columns(count), 0, 1), part);
+      channels_last_ ? mm_out(torch::stable::transpose(positions, 0, 1), columns(count), part)
+                     : mm_out(positions, torch::stable::transpose(columns(count), 0, 1), part);
       T* to = data<T>(sum) + group * size;
       const T* from = data<T>(part);
       parallel(in_, out_ * taps_, [&](int64_t c) {
@@ -106,17 +105,15 @@ class Gemm {
 
   Tensor columns(int64_t count) const {
     const int64_t positions = count * width_;
-    return channels_last_
-               ? over(data<T>(columns_), {positions, out_ * taps_}, {out_ * taps_, 1})
-               : over(data<T>(columns_), {out_ * taps_, positions}, {positions, 1});
+    return channels_last_ ? over(data<T>(columns_), {positions, out_ * taps_}, {out_ * taps_, 1})
+                          : over(data<T>(columns_), {out_ * taps_, positions}, {positions, 1});
   }
 
   // Channels by positions, in channels-last positions by channels.
   Tensor slice_of(const Activation<T>& x, int64_t n, int64_t group, int64_t first,
                   int64_t count) const {
     const int64_t position = channels_last_ ? problem_.in_channels : 1;
-    const T* start =
-        x.data + n * x.batch + group * in_ * x.channel + first * width_ * position;
+    const T* start = x.data + n * x.batch + group * in_ * x.channel + first * width_ * position;
     return channels_last_ ? over(start, {count * width_, in_}, {position, 1})
                           : over(start, {in_, count * width_}, {rows_ * width_, 1});
   }
@@ -283,8 +280,8 @@ class Gemm {
         fill_row(to, to_channel, to_width, none, channels, tap.tap);
         if (tap.count > 0)
           copy_row<false>(to + tap.tap * to_width, to_channel, to_width,
-                          from + tap.position * gy.axes[2], gy.channel, w.stride * gy.axes[2],
-                          none, channels, tap.count);
+                          from + tap.position * gy.axes[2], gy.channel, w.stride * gy.axes[2], none,
+                          channels, tap.count);
         const int64_t end = tap.tap + tap.count;
         fill_row(to + end * to_width, to_channel, to_width, none, channels, width_ - end);
       }
@@ -295,8 +292,8 @@ class Gemm {
   const bool channels_last_;
   const bool disjoint_;
   const std::array<Table, 3> tables_;
-  const int64_t in_, out_, taps_;  // channels per group, taps
-  const int64_t width_, rows_;     // of the input; rows: depth by height
+  const int64_t in_, out_, taps_;               // channels per group, taps
+  const int64_t width_, rows_;                  // of the input; rows: depth by height
   std::vector<Partners<int64_t>> along_width_;  // per width tap
   bool rows_are_covered_;                       // every element of an output row has a tap
   int64_t slice_;                               // rows
@@ -306,7 +303,7 @@ class Gemm {
 
 template <typename T>
 bool is_channels_last(const Problem& problem, const Activation<T>& input) {
-  return problem.in_channels > 1 && input.channel == 1;
+  return taps_are_disjoint(problem) && problem.in_channels > 1 && input.channel == 1;
 }
 
 }  // namespace
@@ -337,11 +334,11 @@ void gemm_grad_weight(const Problem& problem, const Activation<T>& grad_output,
   Gemm<T>(problem, is_channels_last(problem, input)).grad_weight(grad_output, input, grad_weight);
 }
 
-#define INSTANTIATE(T)                                                                           \
-  template void gemm_forward(const Problem&, const Activation<T>&, const T*, const T*,           \
-                             const Activation<T>&);                                              \
-  template void gemm_grad_input(const Problem&, const Activation<T>&, const T*,                  \
-                                const Activation<T>&);                                           \
+#define INSTANTIATE(T)                                                                 \
+  template void gemm_forward(const Problem&, const Activation<T>&, const T*, const T*, \
+                             const Activation<T>&);                                    \
+  template void gemm_grad_input(const Problem&, const Activation<T>&, const T*,        \
+                                const Activation<T>&);                                 \
   template void gemm_grad_weight(const Problem&, const Activation<T>&, const Activation<T>&, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -30,10 +30,10 @@ class Convolution {
         height_(extent(h_, h_.input)),
         width_(extent(w_, w_.input)) {
     const int64_t plane_bytes = problem.out_channels * height_ * width_ * sizeof(float);
-    const int64_t calls = std::max<int64_t>(
-        1, plane_bytes * extent(d_, d_.input) /
-               (kPackedBytesPerThread * torch::stable::get_num_threads()));
-    planes_ = std::max<int64_t>(1, d_.input / (calls * kChunks));
+    const int64_t calls =
+        std::max<int64_t>(1, plane_bytes * extent(d_, d_.input) /
+                                 (kPackedBytesPerThread * torch::stable::get_num_threads()));
+    planes_ = ceil_div(d_.input, calls * kChunks);
     depth_ = extent(d_, planes_);
     input_size_ = {kChunks, problem.in_channels, planes_, h_.input, w_.input};
     output_size_ = {kChunks, problem.out_channels, depth_, height_, width_};
@@ -83,10 +83,9 @@ class Convolution {
     for_each_call([&](int64_t n, int64_t first) {
       pack_input(x, n, first, data<float>(packed_input));
       pack_output(gy, n, first, data<float>(packed_output));
-      const Tensor part = torch::stable::contiguous(
-          convolution_backward(channels_last(packed_input, input_size_),
-                               channels_last(packed_output, output_size_), weight_tensor(gw),
-                               stride_, dilation_, problem_.groups, ConvolutionGradient::kWeight));
+      const Tensor part = torch::stable::contiguous(convolution_backward(
+          channels_last(packed_input, input_size_), channels_last(packed_output, output_size_),
+          weight_tensor(gw), stride_, dilation_, problem_.groups, ConvolutionGradient::kWeight));
       const float* from = data<float>(part);
       torch::stable::parallel_for(0, elements, kGrain, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) gw[i] += from[i];
@@ -148,7 +147,8 @@ class Convolution {
     const int64_t inside = std::clamp<int64_t>(w_.output, 0, width_ - before);
     parallel(kChunks * depth_ * height_, channels * width_, [&](int64_t i) {
       const int64_t plane = i / height_;
-      const int64_t d = (first + plane / depth_ * planes_) * d_.stride + plane % depth_ - d_.padding;
+      const int64_t d =
+          (first + plane / depth_ * planes_) * d_.stride + plane % depth_ - d_.padding;
       const int64_t h = i % height_ - h_.padding;
       float* target = to + i * channels * width_;
       if (d < 0 || d >= d_.output || h < 0 || h >= h_.output) {
@@ -188,8 +188,7 @@ class Convolution {
       if (fresh) {
         copy_row<false>(to, y.channel, y.axes[2], from, chunks.channel, chunks.axes[2], bias,
                         channels, count);
-        fill_row(to + count * y.axes[2], y.channel, y.axes[2], bias, channels,
-                 w_.output - count);
+        fill_row(to + count * y.axes[2], y.channel, y.axes[2], bias, channels, w_.output - count);
       } else {
         copy_row<true>(to, y.channel, y.axes[2], from, chunks.channel, chunks.axes[2], bias,
                        channels, count);
