@@ -123,16 +123,16 @@ class Case:
         return text + (f" d{_short(self.dilation)}" if set(self.dilation) != {1} else "")
 
     def to_dict(self) -> dict:
-        """Plain lists and numbers, as a result file keeps them."""
+        """Plain lists and numbers, as a result file keeps them, with `macs` and `elements`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        return plain | {"macs": self.macs, "elements": self.elements}
 
     @classmethod
     def from_dict(cls, data: dict) -> Case:
         """The case that `to_dict` wrote."""
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
-        }
+        own = {field.name: data[field.name] for field in fields(cls)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
         return cls(**values)
 
 

@@ -34,9 +34,15 @@ class Limit:
     slack: float
     frobenius: float
 
+    def times(self, factor: float) -> Limit:
+        """The limit with `factor` times the room for accumulation."""
+        return Limit(self.eps_out, factor * self.slack, factor * self.frobenius)
+
 
 # cuDNN's own relative Frobenius errors are 2.1e-4 (fp16), 1.7e-3 (bf16), 2.9e-4 (tf32) and 2e-7
-# (fp32; weight gradient up to 3e-6). The limits leave two to three times that.
+# (fp32; weight gradient up to 3e-6). Ours has to stay within these limits; other implementations,
+# whose algorithms are not ours to promise (Winograd, FFT), get `OTHERS_FACTOR` times as much.
+OTHERS_FACTOR = 4.0
 LIMITS = {
     "fp16": Limit(2**-11, 2e-3, 7e-4),
     "bf16": Limit(2**-8, 1e-2, 5e-3),
@@ -213,14 +219,17 @@ def sampled_grad_weight(case: Case, grad: Tensor, x: Tensor, tap: Triple) -> Ten
 
 
 def check_sampled(
-    case: Case, dtype: str, pass_name: str, operands: tuple[Tensor, Tensor], result: Tensor
+    case: Case,
+    limit: Limit,
+    pass_name: str,
+    operands: tuple[Tensor, Tensor],
+    result: Tensor,
 ) -> float:
     """Check samples of a result of forward, grad_input or grad_weight against float64.
 
     `operands` are the pass's own, as `Problem.operands` gives them. Returns the relative Frobenius
     error of the sample; raises `WrongResult`.
     """
-    limit = limit_of(dtype, pass_name)
     expected = {"forward": case.output, "grad_input": case.input, "grad_weight": case.weight}
     shape = expected[pass_name]
     if tuple(result.shape) != shape:

@@ -21,10 +21,9 @@ from . import cases as case_list
 from . import compare as comparison
 from . import display, plots, report, results, runner
 from .floor import DTYPES
-from .problem import LAYOUTS, PASSES
+from .problem import BASIC_PASSES, LAYOUTS, PASSES
 
 _RESULTS = Path("benchmarks/results")
-_BASIC_PASSES = ("forward", "grad_input", "grad_weight")
 _QUICK_BUDGET_MS = 20.0
 
 
@@ -116,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.resume and path.exists():
         result = results.load(path)
     else:
-        result = runner.empty_result(settings, started, sys.argv[1:])
+        result = runner.empty_result(settings, started)
     held = result["environment"].get("device")
 
     with runner.Run(settings, result, path) as run:
@@ -152,7 +151,7 @@ def _settings(options: argparse.Namespace, device: str) -> runner.Settings:
         cases=tuple(chosen),
         dtypes=dtypes,
         layouts=options.layouts or LAYOUTS,
-        passes=options.passes or _BASIC_PASSES,
+        passes=options.passes or BASIC_PASSES,
         device=device,
         budget_ms=options.budget or (_QUICK_BUDGET_MS if options.quick else 100.0),
         timeout_s=options.timeout,

@@ -46,7 +46,7 @@ def describe(device: torch.device) -> dict:
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
     }
@@ -72,14 +72,22 @@ def _package_version() -> str:
 
 def _commit() -> str | None:
     """Commit of the checkout that this package runs from, with `+` for local changes."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    command += ["--exclude=*"]
+    file = Path(__file__).resolve()
+    # An installed package may lie inside the checkout of another project.
+    if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+        return None
+    options = ("--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    return _git(file.parent, "describe", *options)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints, or None where it fails or is missing."""
+    command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _driver_version() -> str | None:
@@ -135,10 +143,12 @@ def measure_peaks(device: torch.device, dtypes: tuple[str, ...]) -> dict:
         left, right = (
             torch.randn(size, size, device=device).to(TORCH_DTYPES[dtype]) for _ in range(2)
         )
+        torch.mm(left, right)
         took = timing.measure(torch.mm, [(left, right)], device, _PEAK_BUDGET_MS, graph=False)
         peaks[dtype] = 2 * size**3 / took.median_ms / 1e9
     source = torch.randn((2**28 if on_gpu else 2**24), device=device)
     target = torch.empty_like(source)
+    target.copy_(source)
     took = timing.measure(target.copy_, [(source,)], device, _PEAK_BUDGET_MS, graph=False)
     peaks["copy_gbs"] = 2 * source.nbytes / took.median_ms / 1e6
     return peaks

@@ -92,8 +92,8 @@ def speedup(result: dict, path: Path, dtype: str, pass_name: str) -> Path:
             )
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    axes.margins(x=0.12)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}x")
+    axes.margins(x=0.12, y=0.01)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     device = result["environment"]["device"]

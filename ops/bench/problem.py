@@ -13,7 +13,8 @@ from .cases import Case
 from .floor import tensor_bytes
 
 LAYOUTS = ("contiguous", "channels_last_3d")
-PASSES = ("forward", "grad_input", "grad_weight", "step", "step_compiled")
+BASIC_PASSES = ("forward", "grad_input", "grad_weight")
+PASSES = (*BASIC_PASSES, "step", "step_compiled")
 
 TORCH_DTYPES = {
     "fp16": torch.float16,

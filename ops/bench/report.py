@@ -16,13 +16,18 @@ README_END = "<!-- bench:end -->"
 
 @dataclass(frozen=True)
 class Group:
-    """Speed-up over the cases of one dtype, layout and pass; `worst` is a pair of that group."""
+    """Speed-up over the cases of one dtype, layout and pass; `worst` is a pair of that group.
+
+    `count` counts the cells whose baseline has a time; a `failed` one of ours is not won, and has
+    no part in the geometric mean.
+    """
 
     dtype: str
     layout: str
     pass_name: str
     count: int
     won: int
+    failed: int
     geomean: float
     worst: Pair
 
@@ -31,15 +36,20 @@ def groups(result: dict) -> list[Group]:
     """One `Group` for each dtype, layout and pass that has a cell with both times."""
     by_group: dict[tuple[str, str, str], list[Pair]] = {}
     for pair in results.pairs(result):
-        if pair.speedup is not None:
+        if pair.baseline is not None:
             by_group.setdefault(pair.key[1:], []).append(pair)
     found = []
-    for (dtype, layout, pass_name), members in by_group.items():
+    for (dtype, layout, pass_name), compared in by_group.items():
+        members = [pair for pair in compared if pair.speedup is not None]
+        if not members:
+            continue
         ratios = [pair.speedup or 0.0 for pair in members]
         geomean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         won = sum(ratio >= 1 for ratio in ratios)
         worst = members[ratios.index(min(ratios))]
-        found.append(Group(dtype, layout, pass_name, len(ratios), won, geomean, worst))
+        count = len(compared)
+        failed = count - len(members)
+        found.append(Group(dtype, layout, pass_name, count, won, failed, geomean, worst))
     return found
 
 
@@ -73,7 +83,7 @@ def summary_table(result: dict) -> str:
             group.pass_name,
             f"{group.geomean:.2f}x",
             f"{group.worst.speedup:.2f}x ({group.worst.key[0]})",
-            f"{group.won} of {group.count}",
+            f"{group.won} of {group.count}" + (f" ({group.failed} failed)" * bool(group.failed)),
         )
         for group in groups(result)
     ]

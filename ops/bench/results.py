@@ -2,20 +2,20 @@
 
     schema        version of this layout (`SCHEMA`); a file of another one is refused
     started       ISO time, UTC
-    command       the arguments of the run
-    settings      budget_ms, dtypes, layouts, passes
+    settings      budget_ms and the cases, dtypes, layouts, passes asked for
     environment   device, versions, commit, cache size (`environment.describe`)
     peaks         matmul TFLOP/s by dtype, copy_gbs in GB/s, as measured in this run
     launch_floor_us   one empty kernel in a CUDA graph
     cold_start    seconds to a first result in a fresh process, for convt3d and torch
-    cases         name -> `Case.to_dict()`
+    cases         name -> `Case.to_dict()`: the layer, its multiply-adds and elements
     rows          one for each case, dtype, layout, pass and impl
 
 A row holds those five names, `status` ("ok", "wrong", "error", "timeout", "crash"), and with
 "ok": `median_ms`, `spread_ms` (interquartile range), `repeats`, `calls` per repeat, `method`
 ("graph", "events", "wall"), `peak_mb` beyond the output, `error` (relative, against float64),
 `clocks_mhz` before and after, `floor_ms` and `bound` ("math" or "memory"), and `first_median_ms`
-where the row was surprising and measured again. Otherwise `message` says what happened, and there is no time.
+where the row was surprising and measured again. Otherwise `message` says what happened, and there
+is no time.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def merge(parts: Iterable[dict]) -> dict:
             if here != there:
                 raise ResultError(f"cannot merge results of different {name}: {there} and {here}")
         merged["cases"] |= part["cases"]
-        merged["merged"].append({key: part.get(key) for key in ("started", "command", "peaks")})
+        merged["merged"].append({key: part[key] for key in ("started", "settings", "peaks")})
         merged["cold_start"] = part.get("cold_start") or merged.get("cold_start")
         rows |= {(*key_of(row), row["impl"]): row for row in part["rows"]}
     settings = [part["settings"] for part in parts]

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -255,14 +255,14 @@ def run_all(run: Run, show: Callable[[Cell, list[dict]], None]) -> int:
     return count
 
 
-def empty_result(settings: Settings, started: str, command: Iterable[str]) -> dict:
+def empty_result(settings: Settings, started: str) -> dict:
     """A result without rows for a run of `settings`."""
     return {
         "schema": results.SCHEMA,
         "started": started,
-        "command": list(command),
         "settings": {
             "budget_ms": settings.budget_ms,
+            "cases": [case.name for case in settings.cases],
             "dtypes": list(settings.dtypes),
             "layouts": list(settings.layouts),
             "passes": list(settings.passes),

@@ -48,19 +48,22 @@ class Worker:
 
     def cell(self, request: dict) -> dict:
         """One row: `status` "ok" with a time, or "wrong" or "error" with a message and no time."""
-        row = {key: request[key] for key in ("dtype", "layout", "pass", "impl")}
-        row["case"] = request["case"]["name"]
+        row = {"case": request["case"]["name"]}
+        row |= {key: request[key] for key in ("dtype", "layout", "pass", "impl")}
         try:
             with torch.no_grad():
                 row |= self._measure(request)
         except check.WrongResult as wrong:
-            return row | {"status": "wrong", "message": str(wrong), "error": wrong.error}
+            row |= {"status": "wrong", "message": str(wrong), "error": wrong.error}
         except Exception as failure:
             # Whatever an implementation raises is its result for this cell; the run goes on.
             text = str(failure).strip() or type(failure).__name__
             row |= {"status": "error", "message": text.splitlines()[0][:300]}
-            if self.device.type == "cuda":
-                row["fatal"] = _context_is_lost()
+            if self.device.type == "cuda" and _context_is_lost():
+                return row | {"fatal": True}
+        if self.device.type == "cuda":
+            # Other workers share this device's memory.
+            torch.cuda.empty_cache()
         return row
 
     def _measure(self, request: dict) -> dict:
@@ -92,10 +95,7 @@ class Worker:
         wanted = (case, request["dtype"], request["layout"])
         held = self._problem
         if held is None or (held.case, held.dtype, held.layout) != wanted:
-            self._problem = held = None
-            if self.device.type == "cuda":
-                # Other workers share this device's memory.
-                torch.cuda.empty_cache()
+            self._problem = None
             self._problem = held = Problem(*wanted, self.device)
         return held
 
