@@ -34,8 +34,10 @@ def test_summary(stored):
 # convt3d on Imaginary GPU
 
 convt3d 0.1.0 (0123456789ab), torch 2.11.0, cuDNN 91900, CUDA 13.0, 2026-01-02.
-Measured peaks: matmul TFLOP/s bf16 800, tf32 400; copy 4000 GB/s. An empty kernel in a CUDA graph takes 1.25 us.
-Times are medians in milliseconds; speed-up is the baseline's time over ours, the baseline the faster of cuDNN's heuristic and benchmark mode; x floor is our time over the floor.
+Measured peaks: matmul TFLOP/s bf16 800, tf32 400; copy 4000 GB/s.
+An empty kernel in a CUDA graph takes 1.25 us.
+Times are medians in milliseconds; x floor is our time over the floor.
+Speed-up is the baseline's time over ours; the baseline is the faster of cuDNN's heuristic and benchmark mode.
 
 ## Losing cases: 2 of 10
 
@@ -63,7 +65,7 @@ These rows have no time.
 | tf32 | contiguous | forward | 1.44x | 0.75x (monai_64) | 2 of 3 |
 | tf32 | channels_last_3d | forward | 1.50x | 1.50x (monai_64) | 2 of 3 (1 failed) |
 
-""",
+""",  # noqa: E501
     )
 
 

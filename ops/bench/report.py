@@ -98,17 +98,19 @@ def _heading(result: dict) -> str:
         versions += f", cuDNN {env['cudnn']}, CUDA {env['cuda']}"
     commit = f" ({env['commit']})" if env.get("commit") else ""
     rates = ", ".join(f"{name} {peaks[name]:.4g}" for name in peaks if name != "copy_gbs")
-    text = (
-        f"# convt3d on {env['device']}\n\n"
-        f"convt3d {env['convt3d']}{commit}, {versions}, {result['started'][:10]}.\n"
-        f"Measured peaks: matmul TFLOP/s {rates}; copy {peaks['copy_gbs']:.4g} GB/s."
-    )
+    lines = [
+        f"# convt3d on {env['device']}",
+        "",
+        f"convt3d {env['convt3d']}{commit}, {versions}, {result['started'][:10]}.",
+        f"Measured peaks: matmul TFLOP/s {rates}; copy {peaks['copy_gbs']:.4g} GB/s.",
+    ]
     if result.get("launch_floor_us"):
-        text += f" An empty kernel in a CUDA graph takes {result['launch_floor_us']:.2f} us."
-    return text + (
-        "\nTimes are medians in milliseconds; speed-up is the baseline's time over ours, the "
-        f"baseline {_baseline_words(result)}; x floor is our time over the floor."
-    )
+        lines.append(f"An empty kernel in a CUDA graph takes {result['launch_floor_us']:.2f} us.")
+    lines += [
+        "Times are medians in milliseconds; x floor is our time over the floor.",
+        f"Speed-up is the baseline's time over ours; the baseline is {_baseline_words(result)}.",
+    ]
+    return "\n".join(lines)
 
 
 def _baseline_words(result: dict) -> str:
