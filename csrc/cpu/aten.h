@@ -54,14 +54,24 @@ inline void mm_out(const Tensor& a, const Tensor& b, const Tensor& out) {
   (void)torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// An ordinary (not transposed) convolution without bias and padding.
-inline Tensor convolution(const Tensor& input, const Tensor& weight, const Sizes& stride,
-                          const Sizes& dilation, int64_t groups) {
+struct ConvolutionArguments {
+  Sizes stride, padding, dilation;
+  int64_t groups;
+};
+
+// An ordinary (not transposed) convolution without bias.
+inline Tensor convolution(const Tensor& input, const Tensor& weight,
+                          const ConvolutionArguments& arguments) {
   using torch::stable::detail::from;
-  const Sizes zero(3, 0);
-  std::array<StableIValue, 9> stack{from(input),  from(weight), from(std::nullopt),
-                                    from(stride), from(zero),   from(dilation),
-                                    from(false),  from(zero),   from(groups)};
+  std::array<StableIValue, 9> stack{from(input),
+                                    from(weight),
+                                    from(std::nullopt),
+                                    from(arguments.stride),
+                                    from(arguments.padding),
+                                    from(arguments.dilation),
+                                    from(false),
+                                    from(Sizes(3, 0)),
+                                    from(arguments.groups)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
@@ -69,18 +79,25 @@ inline Tensor convolution(const Tensor& input, const Tensor& weight, const Sizes
 
 enum class ConvolutionGradient { kInput, kWeight };
 
-// One gradient of that convolution.
+// One gradient of that convolution. The operand whose gradient is wanted only gives its shape.
 inline Tensor convolution_backward(const Tensor& grad_output, const Tensor& input,
-                                   const Tensor& weight, const Sizes& stride, const Sizes& dilation,
-                                   int64_t groups, ConvolutionGradient which) {
+                                   const Tensor& weight, const ConvolutionArguments& arguments,
+                                   ConvolutionGradient which) {
   using torch::stable::detail::from;
-  const Sizes zero(3, 0);
   const bool input_wanted = which == ConvolutionGradient::kInput;
   const std::array<bool, 3> wanted{input_wanted, !input_wanted, false};
   const torch::headeronly::HeaderOnlyArrayRef<bool> mask(wanted.data(), wanted.size());
-  std::array<StableIValue, 11> stack{
-      from(grad_output), from(input), from(weight), from(std::nullopt), from(stride), from(zero),
-      from(dilation),    from(false), from(zero),   from(groups),       from(mask)};
+  std::array<StableIValue, 11> stack{from(grad_output),
+                                     from(input),
+                                     from(weight),
+                                     from(std::nullopt),
+                                     from(arguments.stride),
+                                     from(arguments.padding),
+                                     from(arguments.dilation),
+                                     from(false),
+                                     from(Sizes(3, 0)),
+                                     from(arguments.groups),
+                                     from(mask)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
   std::array<Tensor, 3> gradients;

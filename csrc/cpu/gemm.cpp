@@ -16,6 +16,10 @@ namespace {
 using Table = TapTable<int64_t>;
 
 constexpr int64_t kColumnBytesPerThread = 1 << 20;
+// BLAS sums in an order that may depend on how its operands are aligned. Where samples are a
+// multiple of this many bytes apart they all look alike to it; elsewhere slices are copied.
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kRowBlock = 16;
 
 template <typename T>
 class Gemm {
@@ -35,11 +39,17 @@ class Gemm {
       along_width_.push_back(partners_of_tap(tables_[2], k));
       covered += along_width_.back().count;
     }
-    rows_are_covered_ = covered == problem.axes[2].output;
+    const Axis& w = problem.axes[2];
+    rows_are_covered_ = covered == w.output;
+    pairs_ = w.kernel == 2 && w.stride == 2 && w.dilation == 1 && w.padding == 0 &&
+             w.output == 2 * w.input;
     const int64_t row_bytes = out_ * taps_ * width_ * static_cast<int64_t>(sizeof(T));
     slice_ = std::clamp<int64_t>(
         kColumnBytesPerThread * torch::stable::get_num_threads() / row_bytes, 1, rows_);
     columns_ = scratch<T>({out_ * taps_ * slice_ * width_});
+    aligned_ =
+        problem.in_channels * rows_ * width_ * static_cast<int64_t>(sizeof(T)) % kAlignment == 0;
+    if (!aligned_) staging_ = scratch<T>({in_ * slice_ * width_});
   }
 
   void forward(const Activation<T>& x, const T* weight, const T* bias, const Activation<T>& y) {
@@ -50,7 +60,7 @@ class Gemm {
       fill_output(problem_, y, bias);
     }
     for_each_slice([&](int64_t n, int64_t group, int64_t first, int64_t count) {
-      const Tensor positions = slice_of(x, n, group, first, count);
+      const Tensor positions = read_slice(x, n, group, first, count);
       if (channels_last_) {
         mm_out(positions, weight_of(group), columns(count));
         fold_channels_last(n, group, first, count, bias, y);
@@ -66,10 +76,12 @@ class Gemm {
     load_weight(weight);
     for_each_slice([&](int64_t n, int64_t group, int64_t first, int64_t count) {
       unfold(n, group, first, count, gy);
-      const Tensor positions = slice_of(gx, n, group, first, count);
+      const Tensor target = slice_of(gx, n, group, first, count);
+      const Tensor positions = aligned_ ? target : staging(count);
       const Tensor transposed = torch::stable::transpose(weight_of(group), 0, 1);
       channels_last_ ? mm_out(columns(count), transposed, positions)
                      : mm_out(transposed, columns(count), positions);
+      if (!aligned_) copy_slice(target, positions);
     });
   }
 
@@ -80,7 +92,7 @@ class Gemm {
     std::memset(data<T>(sum), 0, size * problem_.groups * sizeof(T));
     for_each_slice([&](int64_t n, int64_t group, int64_t first, int64_t count) {
       unfold(n, group, first, count, gy);
-      const Tensor positions = slice_of(x, n, group, first, count);
+      const Tensor positions = read_slice(x, n, group, first, count);
       channels_last_ ? mm_out(torch::stable::transpose(positions, 0, 1), columns(count), part)
                      : mm_out(positions, torch::stable::transpose(columns(count), 0, 1), part);
       T* to = data<T>(sum) + group * size;
@@ -118,6 +130,29 @@ class Gemm {
                           : over(start, {in_, count * width_}, {rows_ * width_, 1});
   }
 
+  Tensor staging(int64_t count) const {
+    const int64_t positions = count * width_;
+    return channels_last_ ? over(data<T>(staging_), {positions, in_}, {in_, 1})
+                          : over(data<T>(staging_), {in_, positions}, {positions, 1});
+  }
+
+  static void copy_slice(const Tensor& to, const Tensor& from) {
+    const int64_t length = from.size(1), to_step = to.stride(0), from_step = from.stride(0);
+    T* target = data<T>(to);
+    const T* source = data<T>(from);
+    parallel(from.size(0), length,
+             [&](int64_t i) { std::copy_n(source + i * from_step, length, target + i * to_step); });
+  }
+
+  Tensor read_slice(const Activation<T>& x, int64_t n, int64_t group, int64_t first,
+                    int64_t count) const {
+    const Tensor slice = slice_of(x, n, group, first, count);
+    if (aligned_) return slice;
+    const Tensor copy = staging(count);
+    copy_slice(copy, slice);
+    return copy;
+  }
+
   // (Cin, Cout, taps) to (Cin, taps, Cout), the order of channels-last columns, or back.
   void permute_weight(const T* from, T* to, bool forth) const {
     const int64_t outer = forth || !channels_last_ ? out_ : taps_;
@@ -149,16 +184,9 @@ class Gemm {
                           : over(start, {out_ * taps_, in_}, {1, out_ * taps_});
   }
 
-  // Output position of an input row (depth, height) and a tap of these axes; false: cropped away.
   struct Row {
     int64_t depth, height;
   };
-  bool output_row(int64_t input_row, int64_t tap_depth, int64_t tap_height, Row& row) const {
-    const Axis &d = problem_.axes[0], &h = problem_.axes[1];
-    row.depth = input_row / h.input * d.stride - d.padding + tap_depth * d.dilation;
-    row.height = input_row % h.input * h.stride - h.padding + tap_height * h.dilation;
-    return row.depth >= 0 && row.depth < d.output && row.height >= 0 && row.height < h.output;
-  }
 
   void fill_rows_without_tap(const Activation<T>& y, const T* bias) const {
     const int64_t height = problem_.axes[1].output, width = problem_.axes[2].output;
@@ -176,116 +204,167 @@ class Gemm {
     });
   }
 
-  // Splits a slice's index (channel, tap_depth, tap_height, row), row fastest.
+  // One tap (depth, height) of one channel with some rows of a slice.
   struct Piece {
     int64_t channel, tap_depth, tap_height, row;
   };
+  int64_t row_blocks(int64_t count) const { return ceil_div(count, kRowBlock); }
+  int64_t pieces_per_channel(int64_t count) const {
+    return problem_.axes[0].kernel * problem_.axes[1].kernel * row_blocks(count);
+  }
   Piece piece_of(int64_t i, int64_t count) const {
     const int64_t kernel_d = problem_.axes[0].kernel, kernel_h = problem_.axes[1].kernel;
     Piece piece;
-    piece.row = i % count;
-    i /= count;
+    piece.row = i % row_blocks(count) * kRowBlock;
+    i /= row_blocks(count);
     piece.tap_height = i % kernel_h;
     i /= kernel_h;
     piece.tap_depth = i % kernel_d;
     piece.channel = i / kernel_d;
     return piece;
   }
-  // Contiguous columns: where the row of a piece and its first width tap starts.
-  int64_t column_of(const Piece& piece, int64_t count) const {
+
+  // body(row of the slice, its output row, whether that is inside) for the rows of a piece.
+  template <typename Body>
+  void for_each_row(const Piece& piece, int64_t first, int64_t count, const Body& body) const {
+    const Axis &d = problem_.axes[0], &h = problem_.axes[1];
+    const int64_t end = std::min(piece.row + kRowBlock, count);
+    int64_t input_depth = (first + piece.row) / h.input;
+    int64_t input_height = (first + piece.row) % h.input;
+    for (int64_t row = piece.row; row < end; ++row) {
+      const Row to{input_depth * d.stride - d.padding + piece.tap_depth * d.dilation,
+                   input_height * h.stride - h.padding + piece.tap_height * h.dilation};
+      body(row, to, to.depth >= 0 && to.depth < d.output && to.height >= 0 && to.height < h.output);
+      if (++input_height == h.input) {
+        input_height = 0;
+        ++input_depth;
+      }
+    }
+  }
+
+  // Contiguous columns: a row at the first width tap of a piece.
+  T* column_row(const Piece& piece, int64_t row, int64_t count) const {
     const Axis &d = problem_.axes[0], &h = problem_.axes[1], &w = problem_.axes[2];
     const int64_t tap =
         ((piece.channel * d.kernel + piece.tap_depth) * h.kernel + piece.tap_height) * w.kernel;
-    return (tap * count + piece.row) * width_;
+    return data<T>(columns_) + (tap * count + row) * width_;
+  }
+  // Channels-last columns: the first position of a row at one width tap.
+  T* column_row(const Piece& piece, int64_t row, int64_t tap_width, std::true_type) const {
+    const Axis &h = problem_.axes[1], &w = problem_.axes[2];
+    const int64_t tap = (piece.tap_depth * h.kernel + piece.tap_height) * w.kernel + tap_width;
+    return data<T>(columns_) + (row * width_ * taps_ + tap) * out_;
   }
 
   template <bool kAdd>
   void fold(int64_t n, int64_t group, int64_t first, int64_t count, const T* bias,
             const Activation<T>& y) const {
-    const int64_t pieces = problem_.axes[0].kernel * problem_.axes[1].kernel * count;
+    const int64_t pieces = pieces_per_channel(count);
     const int64_t stride = problem_.axes[2].stride, width = y.axes[2];
+    const int64_t tap_step = count * width_;
     const auto fold_piece = [&](int64_t i) {
       const Piece piece = piece_of(i, count);
-      Row row;
-      if (!output_row(first + piece.row, piece.tap_depth, piece.tap_height, row)) return;
       const int64_t channel = group * out_ + piece.channel;
-      T* to = y.at(n, channel, row.depth, row.height);
       const T offset = bias ? bias[channel] : T(0);
-      if (!kAdd && !rows_are_covered_)
-        fill_row(to, int64_t{0}, width, &offset, 1, problem_.axes[2].output);
-      const T* from = data<T>(columns_) + column_of(piece, count);
-      for (const auto& tap : along_width_) {
-        copy_row<kAdd>(to + tap.position * width, 0, stride * width, from + tap.tap, 0, 1, &offset,
-                       1, tap.count);
-        from += count * width_;
-      }
+      for_each_row(piece, first, count, [&](int64_t row, const Row& target, bool inside) {
+        if (!inside) return;
+        T* to = y.at(n, channel, target.depth, target.height);
+        const T* from = column_row(piece, row, count);
+        if (!kAdd && pairs_ && width == 1) {
+          interleave(to, from, from + tap_step, offset, width_);
+          return;
+        }
+        if (!kAdd && !rows_are_covered_)
+          fill_row(to, int64_t{0}, width, &offset, 1, problem_.axes[2].output);
+        for (const auto& tap : along_width_) {
+          copy_row<kAdd>(to + tap.position * width, 0, stride * width, from + tap.tap, 0, 1,
+                         &offset, 1, tap.count);
+          from += tap_step;
+        }
+      });
     };
+    const int64_t elements = problem_.axes[2].kernel * width_ * kRowBlock;
     if constexpr (kAdd) {
       // Pieces of one channel meet in the same elements: one thread, in order.
-      parallel(out_, pieces * problem_.axes[2].kernel * width_, [&](int64_t channel) {
+      parallel(out_, pieces * elements, [&](int64_t channel) {
         for (int64_t i = channel * pieces; i < (channel + 1) * pieces; ++i) fold_piece(i);
       });
     } else {
-      parallel(out_ * pieces, problem_.axes[2].kernel * width_, fold_piece);
+      parallel(out_ * pieces, elements, fold_piece);
     }
   }
 
   void fold_channels_last(int64_t n, int64_t group, int64_t first, int64_t count, const T* bias,
                           const Activation<T>& y) const {
     const Axis& w = problem_.axes[2];
-    const int64_t pieces = problem_.axes[0].kernel * problem_.axes[1].kernel * count;
     const T* offset = bias ? bias + group * out_ : nullptr;
-    parallel(pieces, out_ * w.kernel * width_, [&](int64_t i) {
+    parallel(pieces_per_channel(count), out_ * w.kernel * width_ * kRowBlock, [&](int64_t i) {
       const Piece piece = piece_of(i, count);
-      Row row;
-      if (!output_row(first + piece.row, piece.tap_depth, piece.tap_height, row)) return;
-      T* to = y.at(n, group * out_, row.depth, row.height);
-      if (!rows_are_covered_) fill_row(to, y.channel, y.axes[2], offset, out_, w.output);
-      for (int64_t k = 0; k < w.kernel; ++k) {
-        const auto& tap = along_width_[k];
-        copy_row<false>(to + tap.position * y.axes[2], y.channel, w.stride * y.axes[2],
-                        channels_last_column(piece, k) + tap.tap * out_ * taps_, 1, out_ * taps_,
-                        offset, out_, tap.count);
-      }
+      for_each_row(piece, first, count, [&](int64_t row, const Row& target, bool inside) {
+        if (!inside) return;
+        T* to = y.at(n, group * out_, target.depth, target.height);
+        if (!rows_are_covered_) fill_row(to, y.channel, y.axes[2], offset, out_, w.output);
+        for (int64_t k = 0; k < w.kernel; ++k) {
+          const auto& tap = along_width_[k];
+          copy_row<false>(to + tap.position * y.axes[2], y.channel, w.stride * y.axes[2],
+                          column_row(piece, row, k, std::true_type()) + tap.tap * out_ * taps_, 1,
+                          out_ * taps_, offset, out_, tap.count);
+        }
+      });
     });
-  }
-
-  // Channels-last columns: the first position of a piece's row at one width tap.
-  T* channels_last_column(const Piece& piece, int64_t tap_width) const {
-    const Axis &h = problem_.axes[1], &w = problem_.axes[2];
-    const int64_t tap = (piece.tap_depth * h.kernel + piece.tap_height) * w.kernel + tap_width;
-    return data<T>(columns_) + (piece.row * width_ * taps_ + tap) * out_;
   }
 
   void unfold(int64_t n, int64_t group, int64_t first, int64_t count,
               const Activation<T>& gy) const {
     const Axis& w = problem_.axes[2];
-    const int64_t pieces = problem_.axes[0].kernel * problem_.axes[1].kernel * count;
     // One channel at a time, or in channels-last all of them.
     const int64_t channels = channels_last_ ? out_ : 1;
     const int64_t to_channel = channels_last_ ? 1 : 0;
     const int64_t to_width = channels_last_ ? out_ * taps_ : 1;
-    parallel(pieces * (out_ / channels), channels * w.kernel * width_, [&](int64_t i) {
-      const Piece piece = piece_of(i, count);
-      Row row;
-      const bool inside = output_row(first + piece.row, piece.tap_depth, piece.tap_height, row);
-      const T* from =
-          inside ? gy.at(n, group * out_ + piece.channel, row.depth, row.height) : nullptr;
-      T* to = data<T>(columns_) + column_of(piece, count);
-      for (int64_t k = 0; k < w.kernel; ++k, to += count * width_) {
-        if (channels_last_) to = channels_last_column(piece, k);
-        Partners<int64_t> tap = along_width_[k];
-        if (!inside) tap.count = tap.tap = 0;
-        const T* none = nullptr;
-        fill_row(to, to_channel, to_width, none, channels, tap.tap);
-        if (tap.count > 0)
-          copy_row<false>(to + tap.tap * to_width, to_channel, to_width,
-                          from + tap.position * gy.axes[2], gy.channel, w.stride * gy.axes[2], none,
-                          channels, tap.count);
-        const int64_t end = tap.tap + tap.count;
-        fill_row(to + end * to_width, to_channel, to_width, none, channels, width_ - end);
-      }
-    });
+    const int64_t tap_step = count * width_;
+    const T* none = nullptr;
+    parallel(
+        pieces_per_channel(count) * (out_ / channels), channels * w.kernel * width_ * kRowBlock,
+        [&](int64_t i) {
+          const Piece piece = piece_of(i, count);
+          for_each_row(piece, first, count, [&](int64_t row, const Row& source, bool inside) {
+            const T* from =
+                inside ? gy.at(n, group * out_ + piece.channel, source.depth, source.height) : none;
+            T* to = channels_last_ ? nullptr : column_row(piece, row, count);
+            if (inside && !channels_last_ && pairs_ && gy.axes[2] == 1) {
+              deinterleave(to, to + tap_step, from, width_);
+              return;
+            }
+            for (int64_t k = 0; k < w.kernel; ++k, to += tap_step) {
+              if (channels_last_) to = column_row(piece, row, k, std::true_type());
+              Partners<int64_t> tap = along_width_[k];
+              if (!inside) tap.count = tap.tap = 0;
+              fill_row(to, to_channel, to_width, none, channels, tap.tap);
+              if (tap.count > 0)
+                copy_row<false>(to + tap.tap * to_width, to_channel, to_width,
+                                from + tap.position * gy.axes[2], gy.channel, w.stride * gy.axes[2],
+                                none, channels, tap.count);
+              const int64_t end = tap.tap + tap.count;
+              fill_row(to + end * to_width, to_channel, to_width, none, channels, width_ - end);
+            }
+          });
+        });
+  }
+
+  // The commonest rows, kernel 2 and stride 2, in a form that compilers vectorize.
+  static void interleave(T* __restrict to, const T* __restrict even, const T* __restrict odd,
+                         T offset, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      to[2 * i] = even[i] + offset;
+      to[2 * i + 1] = odd[i] + offset;
+    }
+  }
+  static void deinterleave(T* __restrict even, T* __restrict odd, const T* __restrict from,
+                           int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      even[i] = from[2 * i];
+      odd[i] = from[2 * i + 1];
+    }
   }
 
   const Problem& problem_;
@@ -296,8 +375,10 @@ class Gemm {
   const int64_t width_, rows_;                  // of the input; rows: depth by height
   std::vector<Partners<int64_t>> along_width_;  // per width tap
   bool rows_are_covered_;                       // every element of an output row has a tap
+  bool pairs_;                                  // width: kernel 2, stride 2, nothing else
   int64_t slice_;                               // rows
-  Tensor columns_, permuted_;
+  bool aligned_;                                // every sample, like the first
+  Tensor columns_, permuted_, staging_;
   const T* weight_ = nullptr;
 };
 

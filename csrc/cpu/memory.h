@@ -1,4 +1,5 @@
-// Tensors of the caller as operands: dense, in the dtype and memory format that an engine wants.
+// Tensors of the caller as operands: five-dimensional, dense, in the dtype and memory format that
+// the computation wants.
 #pragma once
 
 #if defined(__linux__)
@@ -10,6 +11,11 @@
 
 namespace convt3d::cpu {
 
+inline Sizes batched_size(const Problem& problem, int64_t channels, int64_t Axis::* extent) {
+  const auto& axes = problem.axes;
+  return {problem.batch, channels, axes[0].*extent, axes[1].*extent, axes[2].*extent};
+}
+
 inline Tensor empty(const Sizes& size, bool channels_last, ScalarType type) {
   const Sizes stride = dense_strides(size, channels_last);
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
@@ -20,31 +26,45 @@ inline Tensor empty(const Sizes& size, bool channels_last, ScalarType type) {
   return Tensor(handle);
 }
 
-// The same memory without the caller's autograd state.
-inline Tensor alias(const Tensor& tensor) {
-  return torch::stable::from_blob(tensor.mutable_data_ptr(), tensor.sizes(), tensor.strides(),
-                                  cpu_device(), tensor.scalar_type());
+template <typename T>
+Tensor zeros(const Sizes& size, bool channels_last) {
+  Tensor result = empty(size, channels_last, scalar_type<T>());
+  return torch::stable::zero_(result);
 }
 
-// Four or five dimensions.
+// The same memory with a batch dimension and without the caller's autograd state.
+inline Tensor batched(const Tensor& activation) {
+  Sizes size = sizes_of(activation), stride = strides_of(activation);
+  if (size.size() == 4) {
+    stride.insert(stride.begin(), size[0] * size[1] * size[2] * size[3]);
+    size.insert(size.begin(), 1);
+  }
+  return torch::stable::from_blob(activation.mutable_data_ptr(), size, stride, cpu_device(),
+                                  activation.scalar_type());
+}
+
 inline bool is_dense(const Tensor& tensor, bool channels_last) {
   return strides_of(tensor) == dense_strides(sizes_of(tensor), channels_last);
 }
 
 inline Tensor dense(const Tensor& tensor, bool channels_last, ScalarType type) {
-  if (tensor.scalar_type() == type && is_dense(tensor, channels_last)) return alias(tensor);
+  if (tensor.scalar_type() == type && is_dense(tensor, channels_last)) return tensor;
   Tensor result = empty(sizes_of(tensor), channels_last, type);
-  torch::stable::copy_(result, alias(tensor));
-  return result;
+  return torch::stable::copy_(result, tensor);
 }
 
-inline void copy(const Tensor& to, const Tensor& from) {
-  Tensor target = alias(to);
-  torch::stable::copy_(target, from);
+// BLAS may sum in another order when memory is aligned otherwise than PyTorch's own.
+inline Tensor aligned(const Tensor& tensor) {
+  if (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) % 64 == 0) return tensor;
+  return torch::stable::clone(tensor);
+}
+
+inline Tensor in_format(const Tensor& tensor, bool channels_last) {
+  return dense(tensor, channels_last, tensor.scalar_type());
 }
 
 // Asks for large pages before a large result is first touched: with 4 KiB pages their faults take
-// several times as long as the arithmetic of a k = s layer. A hint, without which all is as before.
+// longer than the arithmetic of a k = s layer. A hint, without which all is as before.
 inline void prefer_large_pages(const Tensor& tensor) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr int64_t kWorthwhile = 4 << 20;

@@ -1,35 +1,51 @@
-// Which engine computes what, with the reason per row.
+// How a problem is computed: a table with the reason per row, and the sub-lattice of the output
+// that the taps reach.
 #pragma once
 
 #include <type_traits>
 
+#include "convolution.h"
 #include "gemm.h"
-#include "onednn.h"
 
 namespace convt3d::cpu {
 
-enum class Engine { kGemm, kConvolution };
+enum class Pass { kForward, kGradInput, kGradWeight };
+enum class Method { kGemm, kDirect, kPacked };
 
+// An activation on the output's side from here on is large: what ATen allocates for it, and for
+// oneDNN's copies of it, comes from fresh pages on every call (glibc's limit is 32 MiB).
+constexpr int64_t kLargeBytes = 16 << 20;
+
+// `channels_last`: the format of the result. `dense`: the activations are whole and dense in it.
 template <typename T>
-Engine plan(const Problem& problem) {
-  // Taps that never meet (kernel <= stride): the product is all the arithmetic there is and the
-  // results only have to be interleaved. oneDNN's convolutions take up to five times as long here.
-  if (taps_are_disjoint(problem)) return Engine::kGemm;
+Method plan(Pass pass, const Problem& problem, bool channels_last, bool dense) {
   // oneDNN's convolutions know no float64 and no integers.
-  if (!std::is_same_v<T, float>) return Engine::kGemm;
-  // Cannot be cut in two along depth (see onednn.cpp).
-  if (problem.axes[0].input < 2) return Engine::kGemm;
-  // Overlapping taps: the columns of a matrix product would be (kernel / stride)^3 times the
-  // output, while a convolution sums in registers.
-  return Engine::kConvolution;
-}
+  if (!std::is_same_v<T, float>) return Method::kGemm;
 
-// The memory format in which the engine wants the input, and the gradient of it, dense.
-// The output's side may have any strides.
-template <typename T>
-bool wants_channels_last(const Problem& problem, bool offered) {
-  // Sums of overlapping taps are made in contiguous rows.
-  return offered && (plan<T>(problem) == Engine::kConvolution || taps_are_disjoint(problem));
+  const auto& axes = problem.axes;
+  const bool direct = dense && convolves_directly(problem);
+  const int64_t bytes = static_cast<int64_t>(sizeof(float)) * problem.out_channels *
+                        axes[0].output * axes[1].output * axes[2].output;
+
+  if (taps_are_disjoint(problem)) {
+    // kernel <= stride, forward: the product is all the arithmetic there is, and its results only
+    // have to be interleaved. oneDNN takes two to five times as long.
+    if (pass == Pass::kForward) return Method::kGemm;
+    // The gradients' strided reads oneDNN does well, while it is spared the large tensors.
+    return direct && bytes < kLargeBytes ? Method::kDirect : Method::kGemm;
+  }
+  // A single input plane cannot be cut in two, which is what makes a small problem oneDNN's.
+  if (axes[0].input < 2 && !direct) return Method::kGemm;
+  // oneDNN's weight gradient in plain layout takes twice to three times as long as in channels-last
+  // when there are groups or dilation.
+  if (pass == Pass::kGradWeight && !channels_last &&
+      (problem.groups > 1 || axes[2].dilation > 1 || axes[1].dilation > 1))
+    return Method::kPacked;
+  // Small and one of oneDNN's own: any copy costs more than it brings.
+  if (direct && bytes < kLargeBytes) return Method::kDirect;
+  // Overlapping taps otherwise. (The columns of a matrix product would be up to the number of taps
+  // times the input; a convolution sums in registers.)
+  return Method::kPacked;
 }
 
 // ---- Only one in stride^3 output elements has a tap when stride and dilation share a factor ----
@@ -39,10 +55,10 @@ struct Lattice {
   Problem problem;                // with the factor taken out of stride, dilation and output
   std::array<int64_t, 3> factor;  // distance of its output positions in the original output
   std::array<int64_t, 3> offset;  // the first of them
-  bool reduced;                   // some factor is not 1
-  bool empty;                     // no output element has a tap
+  bool reduced = false;           // some factor is not 1
+  bool empty = false;             // no output element has a tap
 
-  explicit Lattice(const Problem& original) : problem(original), reduced(false), empty(false) {
+  explicit Lattice(const Problem& original) : problem(original) {
     for (int a = 0; a < 3; ++a) {
       Axis& axis = problem.axes[a];
       factor[a] = TapTable<int64_t>(axis).common;

@@ -1,0 +1,300 @@
+// Data flow of the packed form: a sample is cut along depth into chunks of equal size, and one or
+// two chunks at a time are
+//
+//   packed      into channels-last, on the output's side with explicit zeros where a tap points
+//               outside and the convolution's own padding cannot say so
+//   convolved   by aten::convolution or aten::convolution_backward
+//   unpacked    into the caller's layout; where the output planes of neighbouring chunks overlap
+//               (forward), the later chunk adds, in order
+//
+// Why chunks: their temporaries stay in cache and are reused by the allocator. A channels-last copy
+// of a whole large activation spends more time in page faults than the convolution takes. Why two:
+// PyTorch gives a float32 convolution to oneDNN when the batch is larger than one, and only
+// sometimes when it is one (takes_onednn below); its own kernels are several times slower.
+// Why channels-last: oneDNN computes on it directly, but reorders large plain tensors into blocked
+// ones and back.
+#include "convolution.h"
+
+namespace convt3d::cpu {
+namespace {
+
+constexpr int64_t kPackedBytesPerThread = 2 << 20;
+
+// What one axis of the ordinary convolution looks like.
+struct Side {
+  int64_t extent;   // on the output's side
+  int64_t origin;   // the output position of its first element
+  int64_t padding;  // left to the convolution
+};
+
+// Output positions, before cropping, that `inputs` input positions reach.
+int64_t reach(const Axis& axis, int64_t inputs) {
+  return axis.stride * (inputs - 1) + axis.dilation * (axis.kernel - 1) + 1;
+}
+
+// Whether an ordinary convolution of `output` positions makes exactly `input` of them. Not so when
+// output_padding is as large as the stride (allowed with a larger dilation).
+bool has_ordinary_geometry(const Axis& axis) {
+  const int64_t rest = axis.output + 2 * axis.padding - reach(axis, axis.input);
+  return rest >= 0 && rest < axis.stride && axis.padding <= axis.dilation * (axis.kernel - 1);
+}
+
+Side whole(const Axis& axis) {
+  if (has_ordinary_geometry(axis)) return {axis.output, 0, axis.padding};
+  return {reach(axis, axis.input), -axis.padding, 0};
+}
+
+// Whether PyTorch gives an ordinary float32 convolution with a batch of one to oneDNN (its
+// use_mkldnn); `rows` is the product of the output's channels, depth and height.
+bool takes_onednn(const Problem& problem, int64_t rows) {
+  return problem.groups > 1 || (problem.axes[1].kernel > 3 && problem.axes[2].kernel > 3) ||
+         rows > 20480;
+}
+
+int64_t product(const Sizes& size) {
+  int64_t result = 1;
+  for (int64_t extent : size) result *= extent;
+  return result;
+}
+
+ConvolutionArguments arguments_of(const Problem& problem, const Sizes& padding) {
+  ConvolutionArguments arguments{{}, padding, {}, problem.groups};
+  for (const Axis& axis : problem.axes) {
+    arguments.stride.push_back(axis.stride);
+    arguments.dilation.push_back(axis.dilation);
+  }
+  return arguments;
+}
+
+Sizes padding_of(const Problem& problem) {
+  return {problem.axes[0].padding, problem.axes[1].padding, problem.axes[2].padding};
+}
+
+Tensor with_format(const Tensor& memory, const Sizes& size, bool channels_last) {
+  return over(data<float>(memory), size, dense_strides(size, channels_last));
+}
+
+class Packed {
+ public:
+  explicit Packed(const Problem& problem)
+      : problem_(problem),
+        d_(problem.axes[0]),
+        h_(problem.axes[1]),
+        w_(problem.axes[2]),
+        height_(whole(h_)),
+        width_(whole(w_)) {
+    const int64_t plane = problem.out_channels * height_.extent * width_.extent;
+    const int64_t calls =
+        std::max<int64_t>(1, plane * reach(d_, d_.input) * static_cast<int64_t>(sizeof(float)) /
+                                 (kPackedBytesPerThread * torch::stable::get_num_threads()));
+    depth_ = whole(d_);
+    chunks_ = 1;
+    planes_ = d_.input;
+    if (calls > 1 ||
+        !takes_onednn(problem, problem.out_channels * depth_.extent * height_.extent)) {
+      chunks_ = 2;
+      planes_ = ceil_div(d_.input, calls * chunks_);
+      depth_ = {reach(d_, planes_), -d_.padding, 0};
+    }
+    input_size_ = {chunks_, problem.in_channels, planes_, h_.input, w_.input};
+    output_size_ = {chunks_, problem.out_channels, depth_.extent, height_.extent, width_.extent};
+    arguments_ = arguments_of(problem, {depth_.padding, height_.padding, width_.padding});
+  }
+
+  void forward(const Activation<float>& x, const float* weight, const float* bias,
+               const Activation<float>& y) {
+    const Tensor packed_input = scratch<float>({product(input_size_)});
+    const Tensor shape_only = scratch<float>({product(output_size_)});
+    for_each_call([&](int64_t n, int64_t first) {
+      pack_input(x, n, first, data<float>(packed_input));
+      const Tensor result = convolution_backward(
+          with_format(packed_input, input_size_, true), with_format(shape_only, output_size_, true),
+          weight_tensor(weight), arguments_, ConvolutionGradient::kInput);
+      const Activation<float> chunks = activation_of<float>(result);
+      for (int64_t chunk = 0; chunk < chunks_; ++chunk)
+        unpack_output(chunks, chunk, n, first + chunk * planes_, bias, y);
+    });
+  }
+
+  void grad_input(const Activation<float>& gy, const float* weight, const Activation<float>& gx) {
+    const Tensor packed = scratch<float>({product(output_size_)});
+    for_each_call([&](int64_t n, int64_t first) {
+      pack_output(gy, n, first, data<float>(packed));
+      const Tensor result =
+          convolution(with_format(packed, output_size_, true), weight_tensor(weight), arguments_);
+      const Activation<float> chunks = activation_of<float>(result);
+      const float* no_bias = nullptr;
+      for_each_input_row(first, [&](int64_t chunk, int64_t depth, int64_t plane, int64_t row) {
+        if (plane < d_.input)
+          copy_row<false>(gx.at(n, 0, plane, row), gx.channel, gx.axes[2],
+                          static_cast<const float*>(chunks.at(chunk, 0, depth, row)),
+                          chunks.channel, chunks.axes[2], no_bias, problem_.in_channels, w_.input);
+      });
+    });
+  }
+
+  void grad_weight(const Activation<float>& gy, const Activation<float>& x, float* gw) {
+    const Tensor packed_input = scratch<float>({product(input_size_)});
+    const Tensor packed_output = scratch<float>({product(output_size_)});
+    const int64_t elements = product(problem_.weight_size());
+    std::memset(gw, 0, elements * sizeof(float));
+    for_each_call([&](int64_t n, int64_t first) {
+      pack_input(x, n, first, data<float>(packed_input));
+      pack_output(gy, n, first, data<float>(packed_output));
+      const Tensor part = torch::stable::contiguous(
+          convolution_backward(with_format(packed_input, input_size_, true),
+                               with_format(packed_output, output_size_, true), weight_tensor(gw),
+                               arguments_, ConvolutionGradient::kWeight));
+      const float* from = data<float>(part);
+      torch::stable::parallel_for(0, elements, kGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) gw[i] += from[i];
+      });
+    });
+  }
+
+ private:
+  Tensor weight_tensor(const float* weight) const {
+    const Sizes size = problem_.weight_size();
+    return over(weight, size, dense_strides(size, false));
+  }
+
+  // Calls never span samples: a sample is computed in the same shapes whatever the batch.
+  template <typename Body>
+  void for_each_call(const Body& body) const {
+    for (int64_t n = 0; n < problem_.batch; ++n)
+      for (int64_t first = 0; first < d_.input; first += chunks_ * planes_) body(n, first);
+  }
+
+  // body(chunk, depth in it, plane of the activation, row) for the input's side of one call.
+  template <typename Body>
+  void for_each_input_row(int64_t first, const Body& body) const {
+    parallel(chunks_ * planes_ * h_.input, problem_.in_channels * w_.input, [&](int64_t i) {
+      const int64_t plane = i / h_.input;
+      body(plane / planes_, plane % planes_, first + plane, i % h_.input);
+    });
+  }
+
+  void pack_input(const Activation<float>& x, int64_t n, int64_t first, float* to) const {
+    const int64_t channels = problem_.in_channels, row_size = channels * w_.input;
+    for_each_input_row(first, [&](int64_t chunk, int64_t depth, int64_t plane, int64_t row) {
+      float* target = to + ((chunk * planes_ + depth) * h_.input + row) * row_size;
+      if (plane < d_.input) {
+        gather_channels(target, static_cast<const float*>(x.at(n, 0, plane, row)), channels,
+                        w_.input, x.channel, x.axes[2]);
+      } else {
+        std::fill_n(target, row_size, 0.0f);
+      }
+    });
+  }
+
+  void pack_output(const Activation<float>& gy, int64_t n, int64_t first, float* to) const {
+    const int64_t channels = problem_.out_channels;
+    const int64_t before = std::min(-width_.origin, width_.extent);
+    const int64_t inside = std::clamp<int64_t>(w_.output, 0, width_.extent - before);
+    parallel(chunks_ * depth_.extent * height_.extent, channels * width_.extent, [&](int64_t i) {
+      const int64_t plane = i / height_.extent, chunk = plane / depth_.extent;
+      const int64_t d =
+          (first + chunk * planes_) * d_.stride + depth_.origin + plane % depth_.extent;
+      const int64_t h = i % height_.extent + height_.origin;
+      float* target = to + i * channels * width_.extent;
+      if (d < 0 || d >= d_.output || h < 0 || h >= h_.output) {
+        std::fill_n(target, channels * width_.extent, 0.0f);
+        return;
+      }
+      std::fill_n(target, channels * before, 0.0f);
+      gather_channels(target + channels * before, static_cast<const float*>(gy.at(n, 0, d, h)),
+                      channels, inside, gy.channel, gy.axes[2]);
+      const int64_t end = before + inside;
+      std::fill_n(target + channels * end, channels * (width_.extent - end), 0.0f);
+    });
+  }
+
+  // The output planes of the chunk whose first input plane is `first`.
+  void unpack_output(const Activation<float>& chunks, int64_t chunk, int64_t n, int64_t first,
+                     const float* bias, const Activation<float>& y) const {
+    if (first >= d_.input) return;
+    // The chunk before this one has finished planes below `written`, and this one has to leave all
+    // planes below `end` finished, with bias alone where no tap points.
+    const int64_t begin = first * d_.stride + depth_.origin;
+    const int64_t step = std::max(depth_.extent, planes_ * d_.stride);
+    const int64_t written = first == 0 ? begin : begin - planes_ * d_.stride + step;
+    const bool last = first + planes_ >= d_.input;
+    const int64_t end = last ? std::max(begin, d_.output) : begin + step;
+    const int64_t channels = problem_.out_channels;
+    const int64_t with_taps = std::clamp<int64_t>(width_.extent + width_.origin, 0, w_.output);
+    parallel((end - begin) * h_.output, channels * w_.output, [&](int64_t i) {
+      const int64_t plane = i / h_.output, row = i % h_.output;
+      const int64_t d = begin + plane, h = row - height_.origin;
+      if (d < 0 || d >= d_.output) return;
+      const int64_t count = plane < depth_.extent && h < height_.extent ? with_taps : 0;
+      float* to = y.at(n, 0, d, row);
+      const float* from =
+          count ? chunks.at(chunk, 0, plane, h) - width_.origin * chunks.axes[2] : nullptr;
+      if (d >= written) {
+        copy_row<false>(to, y.channel, y.axes[2], from, chunks.channel, chunks.axes[2], bias,
+                        channels, count);
+        fill_row(to + count * y.axes[2], y.channel, y.axes[2], bias, channels, w_.output - count);
+      } else {
+        copy_row<true>(to, y.channel, y.axes[2], from, chunks.channel, chunks.axes[2], bias,
+                       channels, count);
+      }
+    });
+  }
+
+  const Problem& problem_;
+  const Axis &d_, &h_, &w_;
+  const Side height_, width_;
+  Side depth_;               // of one chunk; its origin is that of the first one
+  int64_t chunks_, planes_;  // per call; input planes per chunk
+  Sizes input_size_, output_size_;
+  ConvolutionArguments arguments_;
+};
+
+}  // namespace
+
+bool convolves_directly(const Problem& problem) {
+  const auto& axes = problem.axes;
+  return std::all_of(axes.begin(), axes.end(), has_ordinary_geometry) &&
+         takes_onednn(problem, problem.out_channels * axes[0].output * axes[1].output);
+}
+
+Tensor direct_forward(const Problem& problem, const Tensor& input, const Tensor& weight,
+                      const float* bias, bool channels_last) {
+  const auto& axes = problem.axes;
+  const Sizes size{problem.batch, problem.out_channels, axes[0].output, axes[1].output,
+                   axes[2].output};
+  const Tensor shape_only = scratch<float>({product(size)});
+  const Tensor result =
+      convolution_backward(input, with_format(shape_only, size, channels_last), weight,
+                           arguments_of(problem, padding_of(problem)), ConvolutionGradient::kInput);
+  if (bias) add_bias(problem, activation_of<float>(result), bias);
+  return result;
+}
+
+Tensor direct_grad_input(const Problem& problem, const Tensor& grad_output, const Tensor& weight) {
+  return convolution(grad_output, weight, arguments_of(problem, padding_of(problem)));
+}
+
+Tensor direct_grad_weight(const Problem& problem, const Tensor& grad_output, const Tensor& input,
+                          const Tensor& weight_like) {
+  return convolution_backward(input, grad_output, weight_like,
+                              arguments_of(problem, padding_of(problem)),
+                              ConvolutionGradient::kWeight);
+}
+
+void packed_forward(const Problem& problem, const Activation<float>& input, const float* weight,
+                    const float* bias, const Activation<float>& output) {
+  Packed(problem).forward(input, weight, bias, output);
+}
+
+void packed_grad_input(const Problem& problem, const Activation<float>& grad_output,
+                       const float* weight, const Activation<float>& grad_input) {
+  Packed(problem).grad_input(grad_output, weight, grad_input);
+}
+
+void packed_grad_weight(const Problem& problem, const Activation<float>& grad_output,
+                        const Activation<float>& input, float* grad_weight) {
+  Packed(problem).grad_weight(grad_output, input, grad_weight);
+}
+
+}  // namespace convt3d::cpu
