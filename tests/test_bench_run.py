@@ -9,7 +9,7 @@ import pytest
 import torch
 from convt3d.bench import check, cli, display, peers, results, runner, timing
 from convt3d.bench.cases import parse_shape, select
-from convt3d.bench.problem import BASIC_PASSES, LAYOUTS, Problem
+from convt3d.bench.problem import BASIC_PASSES, LAYOUTS, Problem, set_float32_precision
 from convt3d.bench.worker import Worker
 
 CPU = torch.device("cpu")
@@ -295,3 +295,17 @@ def test_cases_survive_the_result_file():
     case = select(["kb72"])[0]
     stored = json.loads(json.dumps(case.to_dict()))
     assert (stored["macs"], stored["elements"]) == (case.macs, case.elements)
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "fp32", "tf32"])
+def test_float32_precision_is_set_everywhere(dtype):
+    backends = torch.backends
+    before = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+    try:
+        set_float32_precision(dtype)
+        tf32 = dtype == "tf32"
+        assert backends.cudnn.conv.fp32_precision == ("tf32" if tf32 else "ieee")
+        assert backends.cuda.matmul.fp32_precision == ("tf32" if tf32 else "ieee")
+        assert (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32) == (tf32, tf32)
+    finally:
+        backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32 = before

@@ -115,7 +115,7 @@ class Clocks:
         self._library = _nvml() if device.type == "cuda" else None
         self._handle = ctypes.c_void_p()
         if self._library is not None:
-            uuid = torch.cuda.get_device_properties(device).uuid
+            uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
             name = ctypes.c_char_p(f"GPU-{uuid}".encode())
             if self._library.nvmlDeviceGetHandleByUUID(name, ctypes.byref(self._handle)):
                 self._library = None

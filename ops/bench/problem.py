@@ -32,9 +32,13 @@ _MOST_SETS = 64
 
 def set_float32_precision(dtype: str) -> None:
     """Make float32 mean `dtype` ("tf32" or "fp32") in this process, for convolution and matmul."""
-    precision = "tf32" if dtype == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.fp32_precision = precision
+    tf32 = dtype == "tf32"
+    # The flags come first: setting only the newer precision leaves them behind, and then whoever
+    # reads them (torch.compile does) meets an error about mixed settings.
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    conv.fp32_precision = "tf32" if tf32 else "ieee"
 
 
 def cache_bytes(device: torch.device) -> int:

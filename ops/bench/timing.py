@@ -61,26 +61,31 @@ def measure(
 ) -> Timing:
     """Time `call(*operands)` over the rotation, within about `budget_ms`.
 
-    The caller has called it before: nothing here is a first call that would search or compile.
+    The caller has called it before: no first call, that would search or compile, is timed here.
     `graph=False` forbids graph capture (for a call that a graph cannot hold, such as a training
     step). A capture that fails falls back to events, which `Timing.method` shows.
     """
     if device.type != "cuda":
         return _measure_wall(call, rotation, budget_ms)
-    samples = _event_samples(call, rotation, 1)
+    outputs: list[Any] = [None] * len(rotation)
+    samples = _event_samples(call, rotation, 1, outputs)
     if samples[0] * FEWEST > budget_ms:
-        samples += _event_samples(call, rotation, FEWEST - 1)
+        samples += _event_samples(call, rotation, FEWEST - 1, outputs)
         return summarize(samples, 1, "events")
-    estimate = min(samples + _event_samples(call, rotation, 2))
+    # Memory for the outputs of a whole rotation is allocated here, not while it is timed.
+    first_turn = min(len(rotation), repeats_within(budget_ms, 4 * samples[0]))
+    estimate = min(samples + _event_samples(call, rotation, first_turn, outputs))
     if graph and estimate < GRAPH_BELOW_MS:
         timing = _measure_graph(call, rotation, budget_ms, estimate)
         if timing is not None:
             return timing
-    samples = _event_samples(call, rotation, repeats_within(budget_ms, estimate))
+    samples = _event_samples(call, rotation, repeats_within(budget_ms, estimate), outputs)
     return summarize(samples, 1, "events")
 
 
 def _measure_wall(call: Callable[..., Any], rotation: Rotation, budget_ms: float) -> Timing:
+    for operands in rotation[:FEWEST]:
+        call(*operands)
     samples: list[float] = []
     spent = 0.0
     while len(samples) < FEWEST or (spent < budget_ms and len(samples) < MOST):
@@ -92,13 +97,14 @@ def _measure_wall(call: Callable[..., Any], rotation: Rotation, budget_ms: float
     return summarize(samples, 1, "wall")
 
 
-def _event_samples(call: Callable[..., Any], rotation: Rotation, count: int) -> list[float]:
-    """Milliseconds between two events around each of `count` calls."""
+def _event_samples(
+    call: Callable[..., Any], rotation: Rotation, count: int, outputs: list[Any]
+) -> list[float]:
+    """Milliseconds between two events around each of `count` calls; results stay in `outputs`."""
     events = [
         (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
         for _ in range(count)
     ]
-    outputs: list[Any] = [None] * len(rotation)
     torch.cuda.synchronize()
     for index, (start, end) in enumerate(events):
         slot = index % len(rotation)
@@ -160,4 +166,4 @@ def _abandon(graph: torch.cuda.CUDAGraph) -> None:
 def replay_samples(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
     """Milliseconds of each of `count` replays, after one that is not counted."""
     graph.replay()
-    return _event_samples(graph.replay, [()], count)
+    return _event_samples(graph.replay, [()], count, [None])
