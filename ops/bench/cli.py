@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return act(options)
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; --resume goes on", file=sys.stderr)
+        return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
@@ -186,14 +189,17 @@ def _draw(
 ) -> Path:
     """Draw all pictures of `result` into `folder`; returns the speed-up's file."""
     dtype = dtype or plots.default_dtype(result)
-    pass_name = pass_name or "forward"
+    pass_name = pass_name or plots.default_pass(result)
     drawn = [
         plots.speedup(result, folder / f"speedup_{pass_name}_{dtype}.png", dtype, pass_name),
         plots.roofline(result, folder / f"roofline_{pass_name}_{dtype}.png", dtype, pass_name),
     ]
     if old is not None:
         target = folder / f"before_after_{pass_name}_{dtype}.png"
-        drawn.append(plots.before_after(old, result, target, dtype, pass_name))
+        try:
+            drawn.append(plots.before_after(old, result, target, dtype, pass_name))
+        except ValueError as nothing_shared:
+            print(f"no {target.name}: {nothing_shared}")
     for file in drawn:
         print(file)
     return drawn[0]
@@ -234,7 +240,9 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/figures"), metavar="DIR")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bf16 where it was measured")
-    parser.add_argument("--pass", dest="pass_name", choices=PASSES, help="default: forward")
+    parser.add_argument(
+        "--pass", dest="pass_name", choices=PASSES, help="default: forward where it was measured"
+    )
     parser.add_argument("--compare", type=Path, metavar="OLD", help="also draw before and after")
     parser.add_argument("--readme", type=Path, help="also rewrite the block between its markers")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import results
 from .floor import DTYPES, tensor_bytes
-from .problem import LAYOUTS
+from .problem import LAYOUTS, PASSES
 from .results import Pair
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ def default_dtype(result: dict) -> str:
     """The dtype that a picture shows unless told: bf16 where it was measured."""
     measured = {row["dtype"] for row in result["rows"]}
     return next(name for name in ("bf16", *DTYPES) if name in measured)
+
+
+def default_pass(result: dict) -> str:
+    """The pass that a picture shows unless told: forward where it was measured."""
+    measured = {row["pass"] for row in result["rows"]}
+    return next(name for name in PASSES if name in measured)
 
 
 def _timed(result: dict, dtype: str, pass_name: str) -> list[Pair]:
