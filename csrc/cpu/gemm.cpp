@@ -1,13 +1,15 @@
 // Data flow of one slice of input rows (x: Cin by positions, W: Cin by Cout*taps), per group:
 //
-//   forward      columns = W^T x      (BLAS)     then every column element goes to its output
-//   (fold) grad_input   columns = unfold(gy)            then gx = W columns                  (BLAS)
-//   grad_weight  columns = unfold(gy)            then gW += x columns^T               (BLAS)
+//   forward      columns = W^T x        by BLAS, then every element goes to its output (fold)
+//   grad_input   columns = unfold(gy),  then gx = W columns by BLAS
+//   grad_weight  columns = unfold(gy),  then gW += x columns^T by BLAS
 //
 // A column is (Cout, taps) by positions; in channels-last it is positions by (taps, Cout) and all
 // products are transposed. A slice's columns stay in cache between the product and the movement,
 // and are reused for the next slice: a whole column matrix would be as large as the output (k = s)
-// or several times that, and its first touch costs more than the arithmetic.
+// or several times that, and its first touch costs more than the arithmetic. Each thread does whole
+// slices, product and movement (BLAS inside a parallel region keeps to its thread): one parallel
+// region per operator, and results that do not depend on the number of threads.
 #include "gemm.h"
 
 namespace convt3d::cpu {
@@ -15,7 +17,9 @@ namespace {
 
 using Table = TapTable<int64_t>;
 
-constexpr int64_t kColumnBytesPerThread = 1 << 20;
+constexpr int64_t kColumnBytes = 1 << 20;  // per thread: a second-level cache
+constexpr int64_t kMinPositions = 128;     // per slice, for BLAS to be efficient
+constexpr int64_t kPartialSumBytes = 64 << 20;
 // BLAS sums in an order that may depend on how its operands are aligned. Where samples are a
 // multiple of this many bytes apart they all look alike to it; elsewhere slices are copied.
 constexpr int64_t kAlignment = 64;
@@ -44,96 +48,146 @@ class Gemm {
     pairs_ = w.kernel == 2 && w.stride == 2 && w.dilation == 1 && w.padding == 0 &&
              w.output == 2 * w.input;
     const int64_t row_bytes = out_ * taps_ * width_ * static_cast<int64_t>(sizeof(T));
-    slice_ = std::clamp<int64_t>(
-        kColumnBytesPerThread * torch::stable::get_num_threads() / row_bytes, 1, rows_);
-    columns_ = scratch<T>({out_ * taps_ * slice_ * width_});
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t share = std::max(ceil_div(rows_, threads), ceil_div(kMinPositions, width_));
+    slice_ = std::clamp<int64_t>(kColumnBytes / row_bytes, 1, std::min(share, rows_));
+    slices_ = ceil_div(rows_, slice_);
     aligned_ =
         problem.in_channels * rows_ * width_ * static_cast<int64_t>(sizeof(T)) % kAlignment == 0;
-    if (!aligned_) staging_ = scratch<T>({in_ * slice_ * width_});
   }
 
   void forward(const Activation<T>& x, const T* weight, const T* bias, const Activation<T>& y) {
     load_weight(weight);
+    const auto product = [&](const Slice& slice, const Workspace& space) {
+      const Tensor positions = read_slice(x, slice, space);
+      channels_last_ ? mm_out(positions, weight_of(slice.group), columns(slice, space))
+                     : mm_out(weight_of(slice.group), positions, columns(slice, space));
+    };
     if (disjoint_) {
       fill_rows_without_tap(y, bias);
+      in_parallel(slices(), [&](const Slice& slice, const Workspace& space) {
+        product(slice, space);
+        channels_last_ ? fold_channels_last(slice, space, bias, y)
+                       : fold<false>(slice, space, bias, y);
+      });
     } else {
+      // Slices meet in the output: one after the other, threads inside.
       fill_output(problem_, y, bias);
-    }
-    for_each_slice([&](int64_t n, int64_t group, int64_t first, int64_t count) {
-      const Tensor positions = read_slice(x, n, group, first, count);
-      if (channels_last_) {
-        mm_out(positions, weight_of(group), columns(count));
-        fold_channels_last(n, group, first, count, bias, y);
-      } else {
-        mm_out(weight_of(group), positions, columns(count));
-        disjoint_ ? fold<false>(n, group, first, count, bias, y)
-                  : fold<true>(n, group, first, count, bias, y);
+      const Workspace space(*this);
+      for (int64_t i = 0; i < slices(); ++i) {
+        product(slice_at(i), space);
+        fold<true>(slice_at(i), space, bias, y);
       }
-    });
+    }
   }
 
   void grad_input(const Activation<T>& gy, const T* weight, const Activation<T>& gx) {
     load_weight(weight);
-    for_each_slice([&](int64_t n, int64_t group, int64_t first, int64_t count) {
-      unfold(n, group, first, count, gy);
-      const Tensor target = slice_of(gx, n, group, first, count);
-      const Tensor positions = aligned_ ? target : staging(count);
-      const Tensor transposed = torch::stable::transpose(weight_of(group), 0, 1);
-      channels_last_ ? mm_out(columns(count), transposed, positions)
-                     : mm_out(transposed, columns(count), positions);
+    in_parallel(slices(), [&](const Slice& slice, const Workspace& space) {
+      unfold(slice, space, gy);
+      const Tensor target = slice_of(gx, slice);
+      const Tensor positions = aligned_ ? target : staging(slice, space);
+      const Tensor transposed = torch::stable::transpose(weight_of(slice.group), 0, 1);
+      channels_last_ ? mm_out(columns(slice, space), transposed, positions)
+                     : mm_out(transposed, columns(slice, space), positions);
       if (!aligned_) copy_slice(target, positions);
     });
   }
 
   void grad_weight(const Activation<T>& gy, const Activation<T>& x, T* gw) {
-    const int64_t size = in_ * out_ * taps_;
-    const Tensor sum = scratch<T>({size * problem_.groups});
-    const Tensor part = scratch<T>({in_, out_ * taps_});
-    std::memset(data<T>(sum), 0, size * problem_.groups * sizeof(T));
-    for_each_slice([&](int64_t n, int64_t group, int64_t first, int64_t count) {
-      unfold(n, group, first, count, gy);
-      const Tensor positions = read_slice(x, n, group, first, count);
-      channels_last_ ? mm_out(torch::stable::transpose(positions, 0, 1), columns(count), part)
-                     : mm_out(positions, torch::stable::transpose(columns(count), 0, 1), part);
-      T* to = data<T>(sum) + group * size;
+    const int64_t group_size = in_ * out_ * taps_, size = group_size * problem_.groups;
+    const auto add_slice = [&](int64_t i, const Workspace& space, const Tensor& part, T* sums) {
+      const Slice slice = slice_at(i);
+      unfold(slice, space, gy);
+      const Tensor positions = read_slice(x, slice, space), column = columns(slice, space);
+      channels_last_ ? mm_out(torch::stable::transpose(positions, 0, 1), column, part)
+                     : mm_out(positions, torch::stable::transpose(column, 0, 1), part);
+      T* to = sums + slice.group * group_size;
       const T* from = data<T>(part);
       parallel(in_, out_ * taps_, [&](int64_t c) {
         const int64_t end = (c + 1) * out_ * taps_;
-        for (int64_t i = c * out_ * taps_; i < end; ++i) to[i] += from[i];
+        for (int64_t j = c * out_ * taps_; j < end; ++j) to[j] += from[j];
       });
+    };
+    // Every thread sums its share of the slices; the sums are then added in order.
+    const int64_t shares =
+        std::clamp<int64_t>(kPartialSumBytes / (size * static_cast<int64_t>(sizeof(T))), 1,
+                            std::min<int64_t>(torch::stable::get_num_threads(), slices()));
+    const Tensor sums = scratch<T>({shares, size});
+    T* totals = data<T>(sums);
+    const auto add_share = [&](int64_t share) {
+      const Workspace space(*this);
+      const Tensor part = scratch<T>({in_, out_ * taps_});
+      std::fill_n(totals + share * size, size, T(0));
+      for (int64_t i = share * slices() / shares; i < (share + 1) * slices() / shares; ++i)
+        add_slice(i, space, part, totals + share * size);
+    };
+    if (shares == 1) {
+      add_share(0);
+    } else {
+      torch::stable::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t share = begin; share < end; ++share) add_share(share);
+      });
+    }
+    torch::stable::parallel_for(0, size, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t share = 1; share < shares; ++share)
+        for (int64_t j = begin; j < end; ++j) totals[j] += totals[share * size + j];
     });
-    permute_weight(data<T>(sum), gw, false);
+    permute_weight(totals, gw, false);
   }
 
  private:
-  // Slices never span samples, so that a sample's sums do not depend on its neighbours.
-  template <typename Body>
-  void for_each_slice(const Body& body) {
-    for (int64_t n = 0; n < problem_.batch; ++n)
-      for (int64_t group = 0; group < problem_.groups; ++group)
-        for (int64_t first = 0; first < rows_; first += slice_)
-          body(n, group, first, std::min(slice_, rows_ - first));
+  // Rows [first, first + count) of one group of one sample. Slices never span samples, so that a
+  // sample's sums do not depend on its neighbours.
+  struct Slice {
+    int64_t sample, group, first, count;
+  };
+  int64_t slices() const { return problem_.batch * problem_.groups * slices_; }
+  Slice slice_at(int64_t i) const {
+    const int64_t outer = i / slices_, first = i % slices_ * slice_;
+    return {outer / problem_.groups, outer % problem_.groups, first,
+            std::min(slice_, rows_ - first)};
   }
 
-  Tensor columns(int64_t count) const {
-    const int64_t positions = count * width_;
-    return channels_last_ ? over(data<T>(columns_), {positions, out_ * taps_}, {out_ * taps_, 1})
-                          : over(data<T>(columns_), {out_ * taps_, positions}, {positions, 1});
+  // What one thread works in.
+  struct Workspace {
+    explicit Workspace(const Gemm& gemm)
+        : columns(scratch<T>({gemm.out_ * gemm.taps_ * gemm.slice_ * gemm.width_})) {
+      if (!gemm.aligned_) staging = scratch<T>({gemm.in_ * gemm.slice_ * gemm.width_});
+    }
+    Tensor columns, staging;
+  };
+
+  // body(slice, workspace), slices shared out among the threads. A single slice goes the same way,
+  // with an idle second one: BLAS must find itself in a parallel region for every batch size.
+  template <typename Body>
+  void in_parallel(int64_t count, const Body& body) const {
+    torch::stable::parallel_for(0, std::max<int64_t>(count, 2), 1, [&](int64_t begin, int64_t end) {
+      const Workspace space(*this);
+      for (int64_t i = begin; i < std::min(end, count); ++i) body(slice_at(i), space);
+    });
+  }
+
+  Tensor columns(const Slice& slice, const Workspace& space) const {
+    const int64_t positions = slice.count * width_, column = out_ * taps_;
+    return channels_last_ ? over(data<T>(space.columns), {positions, column}, {column, 1})
+                          : over(data<T>(space.columns), {column, positions}, {positions, 1});
   }
 
   // Channels by positions, in channels-last positions by channels.
-  Tensor slice_of(const Activation<T>& x, int64_t n, int64_t group, int64_t first,
-                  int64_t count) const {
+  Tensor slice_of(const Activation<T>& x, const Slice& slice) const {
     const int64_t position = channels_last_ ? problem_.in_channels : 1;
-    const T* start = x.data + n * x.batch + group * in_ * x.channel + first * width_ * position;
-    return channels_last_ ? over(start, {count * width_, in_}, {position, 1})
-                          : over(start, {in_, count * width_}, {rows_ * width_, 1});
+    const int64_t positions = slice.count * width_;
+    const T* start = x.data + slice.sample * x.batch + slice.group * in_ * x.channel +
+                     slice.first * width_ * position;
+    return channels_last_ ? over(start, {positions, in_}, {position, 1})
+                          : over(start, {in_, positions}, {rows_ * width_, 1});
   }
 
-  Tensor staging(int64_t count) const {
-    const int64_t positions = count * width_;
-    return channels_last_ ? over(data<T>(staging_), {positions, in_}, {in_, 1})
-                          : over(data<T>(staging_), {in_, positions}, {positions, 1});
+  Tensor staging(const Slice& slice, const Workspace& space) const {
+    const int64_t positions = slice.count * width_;
+    return channels_last_ ? over(data<T>(space.staging), {positions, in_}, {in_, 1})
+                          : over(data<T>(space.staging), {in_, positions}, {positions, 1});
   }
 
   static void copy_slice(const Tensor& to, const Tensor& from) {
@@ -144,12 +198,11 @@ class Gemm {
              [&](int64_t i) { std::copy_n(source + i * from_step, length, target + i * to_step); });
   }
 
-  Tensor read_slice(const Activation<T>& x, int64_t n, int64_t group, int64_t first,
-                    int64_t count) const {
-    const Tensor slice = slice_of(x, n, group, first, count);
-    if (aligned_) return slice;
-    const Tensor copy = staging(count);
-    copy_slice(copy, slice);
+  Tensor read_slice(const Activation<T>& x, const Slice& slice, const Workspace& space) const {
+    const Tensor positions = slice_of(x, slice);
+    if (aligned_) return positions;
+    const Tensor copy = staging(slice, space);
+    copy_slice(copy, positions);
     return copy;
   }
 
@@ -226,11 +279,11 @@ class Gemm {
 
   // body(row of the slice, its output row, whether that is inside) for the rows of a piece.
   template <typename Body>
-  void for_each_row(const Piece& piece, int64_t first, int64_t count, const Body& body) const {
+  void for_each_row(const Piece& piece, const Slice& slice, const Body& body) const {
     const Axis &d = problem_.axes[0], &h = problem_.axes[1];
-    const int64_t end = std::min(piece.row + kRowBlock, count);
-    int64_t input_depth = (first + piece.row) / h.input;
-    int64_t input_height = (first + piece.row) % h.input;
+    const int64_t end = std::min(piece.row + kRowBlock, slice.count);
+    int64_t input_depth = (slice.first + piece.row) / h.input;
+    int64_t input_height = (slice.first + piece.row) % h.input;
     for (int64_t row = piece.row; row < end; ++row) {
       const Row to{input_depth * d.stride - d.padding + piece.tap_depth * d.dilation,
                    input_height * h.stride - h.padding + piece.tap_height * h.dilation};
@@ -243,33 +296,34 @@ class Gemm {
   }
 
   // Contiguous columns: a row at the first width tap of a piece.
-  T* column_row(const Piece& piece, int64_t row, int64_t count) const {
+  T* column_row(const Workspace& space, const Piece& piece, int64_t row, int64_t count) const {
     const Axis &d = problem_.axes[0], &h = problem_.axes[1], &w = problem_.axes[2];
     const int64_t tap =
         ((piece.channel * d.kernel + piece.tap_depth) * h.kernel + piece.tap_height) * w.kernel;
-    return data<T>(columns_) + (tap * count + row) * width_;
+    return data<T>(space.columns) + (tap * count + row) * width_;
   }
   // Channels-last columns: the first position of a row at one width tap.
-  T* column_row(const Piece& piece, int64_t row, int64_t tap_width, std::true_type) const {
+  T* column_position(const Workspace& space, const Piece& piece, int64_t row,
+                     int64_t tap_width) const {
     const Axis &h = problem_.axes[1], &w = problem_.axes[2];
     const int64_t tap = (piece.tap_depth * h.kernel + piece.tap_height) * w.kernel + tap_width;
-    return data<T>(columns_) + (row * width_ * taps_ + tap) * out_;
+    return data<T>(space.columns) + (row * width_ * taps_ + tap) * out_;
   }
 
   template <bool kAdd>
-  void fold(int64_t n, int64_t group, int64_t first, int64_t count, const T* bias,
+  void fold(const Slice& slice, const Workspace& space, const T* bias,
             const Activation<T>& y) const {
-    const int64_t pieces = pieces_per_channel(count);
+    const int64_t pieces = pieces_per_channel(slice.count);
     const int64_t stride = problem_.axes[2].stride, width = y.axes[2];
-    const int64_t tap_step = count * width_;
+    const int64_t tap_step = slice.count * width_;
     const auto fold_piece = [&](int64_t i) {
-      const Piece piece = piece_of(i, count);
-      const int64_t channel = group * out_ + piece.channel;
+      const Piece piece = piece_of(i, slice.count);
+      const int64_t channel = slice.group * out_ + piece.channel;
       const T offset = bias ? bias[channel] : T(0);
-      for_each_row(piece, first, count, [&](int64_t row, const Row& target, bool inside) {
+      for_each_row(piece, slice, [&](int64_t row, const Row& target, bool inside) {
         if (!inside) return;
-        T* to = y.at(n, channel, target.depth, target.height);
-        const T* from = column_row(piece, row, count);
+        T* to = y.at(slice.sample, channel, target.depth, target.height);
+        const T* from = column_row(space, piece, row, slice.count);
         if (!kAdd && pairs_ && width == 1) {
           interleave(to, from, from + tap_step, offset, width_);
           return;
@@ -294,61 +348,61 @@ class Gemm {
     }
   }
 
-  void fold_channels_last(int64_t n, int64_t group, int64_t first, int64_t count, const T* bias,
+  void fold_channels_last(const Slice& slice, const Workspace& space, const T* bias,
                           const Activation<T>& y) const {
     const Axis& w = problem_.axes[2];
-    const T* offset = bias ? bias + group * out_ : nullptr;
-    parallel(pieces_per_channel(count), out_ * w.kernel * width_ * kRowBlock, [&](int64_t i) {
-      const Piece piece = piece_of(i, count);
-      for_each_row(piece, first, count, [&](int64_t row, const Row& target, bool inside) {
+    const T* offset = bias ? bias + slice.group * out_ : nullptr;
+    parallel(pieces_per_channel(slice.count), out_ * w.kernel * width_ * kRowBlock, [&](int64_t i) {
+      const Piece piece = piece_of(i, slice.count);
+      for_each_row(piece, slice, [&](int64_t row, const Row& target, bool inside) {
         if (!inside) return;
-        T* to = y.at(n, group * out_, target.depth, target.height);
+        T* to = y.at(slice.sample, slice.group * out_, target.depth, target.height);
         if (!rows_are_covered_) fill_row(to, y.channel, y.axes[2], offset, out_, w.output);
         for (int64_t k = 0; k < w.kernel; ++k) {
           const auto& tap = along_width_[k];
           copy_row<false>(to + tap.position * y.axes[2], y.channel, w.stride * y.axes[2],
-                          column_row(piece, row, k, std::true_type()) + tap.tap * out_ * taps_, 1,
+                          column_position(space, piece, row, k) + tap.tap * out_ * taps_, 1,
                           out_ * taps_, offset, out_, tap.count);
         }
       });
     });
   }
 
-  void unfold(int64_t n, int64_t group, int64_t first, int64_t count,
-              const Activation<T>& gy) const {
+  void unfold(const Slice& slice, const Workspace& space, const Activation<T>& gy) const {
     const Axis& w = problem_.axes[2];
     // One channel at a time, or in channels-last all of them.
     const int64_t channels = channels_last_ ? out_ : 1;
     const int64_t to_channel = channels_last_ ? 1 : 0;
     const int64_t to_width = channels_last_ ? out_ * taps_ : 1;
-    const int64_t tap_step = count * width_;
+    const int64_t tap_step = slice.count * width_;
     const T* none = nullptr;
-    parallel(
-        pieces_per_channel(count) * (out_ / channels), channels * w.kernel * width_ * kRowBlock,
-        [&](int64_t i) {
-          const Piece piece = piece_of(i, count);
-          for_each_row(piece, first, count, [&](int64_t row, const Row& source, bool inside) {
-            const T* from =
-                inside ? gy.at(n, group * out_ + piece.channel, source.depth, source.height) : none;
-            T* to = channels_last_ ? nullptr : column_row(piece, row, count);
-            if (inside && !channels_last_ && pairs_ && gy.axes[2] == 1) {
-              deinterleave(to, to + tap_step, from, width_);
-              return;
-            }
-            for (int64_t k = 0; k < w.kernel; ++k, to += tap_step) {
-              if (channels_last_) to = column_row(piece, row, k, std::true_type());
-              Partners<int64_t> tap = along_width_[k];
-              if (!inside) tap.count = tap.tap = 0;
-              fill_row(to, to_channel, to_width, none, channels, tap.tap);
-              if (tap.count > 0)
-                copy_row<false>(to + tap.tap * to_width, to_channel, to_width,
-                                from + tap.position * gy.axes[2], gy.channel, w.stride * gy.axes[2],
-                                none, channels, tap.count);
-              const int64_t end = tap.tap + tap.count;
-              fill_row(to + end * to_width, to_channel, to_width, none, channels, width_ - end);
-            }
-          });
-        });
+    parallel(pieces_per_channel(slice.count) * (out_ / channels),
+             channels * w.kernel * width_ * kRowBlock, [&](int64_t i) {
+               const Piece piece = piece_of(i, slice.count);
+               for_each_row(piece, slice, [&](int64_t row, const Row& source, bool inside) {
+                 const T* from = inside ? gy.at(slice.sample, slice.group * out_ + piece.channel,
+                                                source.depth, source.height)
+                                        : none;
+                 T* to = channels_last_ ? nullptr : column_row(space, piece, row, slice.count);
+                 if (inside && !channels_last_ && pairs_ && gy.axes[2] == 1) {
+                   deinterleave(to, to + tap_step, from, width_);
+                   return;
+                 }
+                 for (int64_t k = 0; k < w.kernel; ++k, to += tap_step) {
+                   if (channels_last_) to = column_position(space, piece, row, k);
+                   Partners<int64_t> tap = along_width_[k];
+                   if (!inside) tap.count = tap.tap = 0;
+                   fill_row(to, to_channel, to_width, none, channels, tap.tap);
+                   if (tap.count > 0)
+                     copy_row<false>(to + tap.tap * to_width, to_channel, to_width,
+                                     from + tap.position * gy.axes[2], gy.channel,
+                                     w.stride * gy.axes[2], none, channels, tap.count);
+                   const int64_t end = tap.tap + tap.count;
+                   fill_row(to + end * to_width, to_channel, to_width, none, channels,
+                            width_ - end);
+                 }
+               });
+             });
   }
 
   // The commonest rows, kernel 2 and stride 2, in a form that compilers vectorize.
@@ -376,9 +430,9 @@ class Gemm {
   std::vector<Partners<int64_t>> along_width_;  // per width tap
   bool rows_are_covered_;                       // every element of an output row has a tap
   bool pairs_;                                  // width: kernel 2, stride 2, nothing else
-  int64_t slice_;                               // rows
+  int64_t slice_, slices_;                      // rows in one, how many per sample and group
   bool aligned_;                                // every sample, like the first
-  Tensor columns_, permuted_, staging_;
+  Tensor permuted_;
   const T* weight_ = nullptr;
 };
 
