@@ -156,4 +156,14 @@ Tensor allocate(const Sizes& size, bool channels_last, const Tensor& like) {
   return Tensor(handle);
 }
 
+Tensor allocate_bytes(int64_t bytes, const Tensor& like) {
+  const int64_t stride = 1;
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(),
+                                                  device_type, like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
 }  // namespace convt3d

@@ -29,5 +29,7 @@ Problem check_grad_weight(const Tensor& grad_output, const Tensor& input,
 bool result_is_channels_last(const Tensor& a, const Tensor& b);
 // Uninitialised dense tensor with the dtype and device of `like`.
 Tensor allocate(const Sizes& size, bool channels_last, const Tensor& like);
+// Uninitialised scratch memory on the device of `like`.
+Tensor allocate_bytes(int64_t bytes, const Tensor& like);
 
 }  // namespace convt3d

@@ -6,11 +6,14 @@
 #include <torch/csrc/stable/macros.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
 #include "../operators.h"
 #include "kernels/direct.h"
+#include "kernels/gemm_data.h"
+#include "plan.h"
 
 namespace convt3d {
 namespace {
@@ -46,21 +49,71 @@ TensorPointer pointer_to(const Tensor& tensor) {
   return pointer;
 }
 
-// The current stream of the tensor's device, once that device is known to run these kernels.
-cudaStream_t stream_for(const Tensor& tensor) {
-  const int device = tensor.get_device_index();
-  int major = 0, minor = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
+  return value;
+}
+
+void require_capability(int device) {
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, device);
+  const int minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
   if (10 * major + minor < CONVT3D_MIN_COMPUTE_CAPABILITY)
     throw std::runtime_error("convt3d was built for GPUs of compute capability " +
                              std::to_string(CONVT3D_MIN_COMPUTE_CAPABILITY / 10) + "." +
                              std::to_string(CONVT3D_MIN_COMPUTE_CAPABILITY % 10) +
                              " and newer, but cuda:" + std::to_string(device) + " has " +
                              std::to_string(major) + "." + std::to_string(minor));
+}
+
+cudaStream_t current_stream(int device) {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return static_cast<cudaStream_t>(stream);
+}
+
+Device limits_of(int device) {
+  return {attribute(cudaDevAttrMultiProcessorCount, device),
+          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
+}
+
+// forward (operand: input) or grad_input (operand: grad_output).
+Tensor run_data_pass(const Problem& problem, Pass pass, const Tensor& operand, const Tensor& weight,
+                     const std::optional<Tensor>& bias) {
+  const int device = operand.get_device_index();
+  const DeviceGuard guard(device);
+  require_capability(device);
+  const cudaStream_t stream = current_stream(device);
+  const bool forward = pass == Pass::kForward;
+  Tensor result = allocate(forward ? problem.output_size() : problem.input_size(),
+                           result_is_channels_last(operand, weight), operand);
+  const DataType type = data_type_of(operand);
+  const TensorPointer operand_pointer = pointer_to(operand), weight_pointer = pointer_to(weight),
+                      result_pointer = pointer_to(result);
+  const VectorPointer bias_pointer =
+      bias ? VectorPointer{bias->data_ptr(), bias->stride(0)} : VectorPointer{nullptr, 0};
+  if (result.numel() == 0) return result;
+
+  const int64_t operand_channels =
+      forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
+  const bool fast_operand = loads_in_vectors(operand_pointer, operand_channels, type);
+  const std::optional<GemmDataPlan> plan =
+      plan_data(problem, pass, type, fast_operand,
+                result_pointer.stride[1] < result_pointer.stride[4], limits_of(device));
+  if (plan && tile_offsets_fit(*plan, operand_pointer, result_pointer)) {
+    const GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, *plan);
+    const Tensor packed = allocate_bytes(sizes.packed_bytes, operand);
+    STD_CUDA_CHECK(launch_gemm_data(problem, pass, type, *plan, operand_pointer, weight_pointer,
+                                    bias_pointer, result_pointer, packed.data_ptr(), stream));
+  } else if (forward) {
+    STD_CUDA_CHECK(launch_direct_forward(problem, type, operand_pointer, weight_pointer,
+                                         bias_pointer, result_pointer, stream));
+  } else {
+    STD_CUDA_CHECK(launch_direct_grad_input(problem, type, operand_pointer, weight_pointer,
+                                            result_pointer, stream));
+  }
+  return result;
 }
 
 Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -68,15 +121,7 @@ Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Te
                int64_t groups, const Sizes& dilation) {
   const Problem problem =
       check_forward(input, weight, bias, {stride, padding, output_padding, groups, dilation});
-  const DeviceGuard guard(input.get_device_index());
-  const cudaStream_t queue = stream_for(input);
-  Tensor output = allocate(problem.output_size(), result_is_channels_last(input, weight), input);
-  const VectorPointer bias_pointer =
-      bias ? VectorPointer{bias->data_ptr(), bias->stride(0)} : VectorPointer{nullptr, 0};
-  STD_CUDA_CHECK(launch_direct_forward(problem, data_type_of(input), pointer_to(input),
-                                       pointer_to(weight), bias_pointer, pointer_to(output),
-                                       queue));
-  return output;
+  return run_data_pass(problem, Pass::kForward, input, weight, bias);
 }
 
 Tensor grad_input(const Tensor& grad_output, const Tensor& weight, const Sizes& stride,
@@ -84,14 +129,7 @@ Tensor grad_input(const Tensor& grad_output, const Tensor& weight, const Sizes& 
                   const Sizes& dilation) {
   const Problem problem =
       check_grad_input(grad_output, weight, {stride, padding, output_padding, groups, dilation});
-  const DeviceGuard guard(grad_output.get_device_index());
-  const cudaStream_t queue = stream_for(grad_output);
-  Tensor result =
-      allocate(problem.input_size(), result_is_channels_last(grad_output, weight), grad_output);
-  STD_CUDA_CHECK(launch_direct_grad_input(problem, data_type_of(grad_output),
-                                          pointer_to(grad_output), pointer_to(weight),
-                                          pointer_to(result), queue));
-  return result;
+  return run_data_pass(problem, Pass::kGradInput, grad_output, weight, std::nullopt);
 }
 
 Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& stride,
@@ -99,13 +137,14 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
                    const Sizes& dilation) {
   const Problem problem =
       check_grad_weight(grad_output, input, {stride, padding, output_padding, groups, dilation});
-  const DeviceGuard guard(grad_output.get_device_index());
-  const cudaStream_t queue = stream_for(grad_output);
+  const int device = grad_output.get_device_index();
+  const DeviceGuard guard(device);
+  require_capability(device);
   Tensor result =
       allocate(problem.weight_size(), result_is_channels_last(grad_output, input), grad_output);
   STD_CUDA_CHECK(launch_direct_grad_weight(problem, data_type_of(grad_output),
                                            pointer_to(grad_output), pointer_to(input),
-                                           pointer_to(result), queue));
+                                           pointer_to(result), current_stream(device)));
   return result;
 }
 

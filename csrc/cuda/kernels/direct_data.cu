@@ -10,14 +10,13 @@
 //   forward     operand input,       taps of one residue: partners_of_output
 //   grad_input  operand grad_output, all taps:            partners_of_input
 #include "dispatch.cuh"
+#include "tile_geometry.h"
 
 namespace convt3d {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kChannels = 4;
-
-enum class Pass { kForward, kGradInput };
 
 template <typename Index>
 struct DataArguments {

@@ -1,0 +1,145 @@
+#include <limits>
+
+#include "gemm_data.cuh"
+
+namespace convt3d {
+
+// One file each, so that they compile in parallel.
+extern template cudaError_t launch_gemm_data_typed<__half>(const GemmDataArguments&, cudaStream_t);
+extern template cudaError_t launch_gemm_data_typed<__nv_bfloat16>(const GemmDataArguments&,
+                                                                  cudaStream_t);
+extern template cudaError_t launch_gemm_data_typed<float>(const GemmDataArguments&, cudaStream_t);
+
+namespace {
+
+int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+int element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
+
+}  // namespace
+
+bool loads_in_vectors(const TensorPointer& tensor, int64_t channels_per_group, DataType type) {
+  const int64_t bytes = element_bytes(type);
+  bool aligned = tensor.stride[1] == 1 &&
+                 reinterpret_cast<uintptr_t>(tensor.data) % kUnitBytes == 0 &&
+                 channels_per_group * bytes % kUnitBytes == 0;
+  for (int dim : {0, 2, 3, 4}) aligned = aligned && tensor.stride[dim] * bytes % kUnitBytes == 0;
+  return aligned;
+}
+
+bool tile_offsets_fit(const GemmDataPlan& plan, const TensorPointer& operand,
+                      const TensorPointer& result) {
+  int64_t operand_span = 0, result_span = 0;
+  for (int a = 0; a < 3; ++a) {
+    const TileAxis& axis = plan.axes[a];
+    const int64_t step = axis.pass == Pass::kForward ? 1 : axis.stride;
+    operand_span += (axis.halo() + 1) * step * operand.stride[2 + a];
+    result_span +=
+        (axis.tile + 1) * static_cast<int64_t>(axis.result_planes) * result.stride[2 + a];
+  }
+  constexpr int64_t kMost = std::numeric_limits<int>::max();
+  return operand_span <= kMost && result_span <= kMost;
+}
+
+GemmDataSizes gemm_data_sizes(const Problem& problem, Pass pass, DataType type,
+                              const GemmDataPlan& plan) {
+  const bool forward = pass == Pass::kForward;
+  const int64_t operand_channels =
+      forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
+  const int64_t result_channels =
+      forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
+  const int unit_elements = kUnitBytes / element_bytes(type);
+  const int parts = type == DataType::kFloat32 ? 2 : 1;
+
+  GemmDataSizes sizes{};
+  sizes.block_rows = kGemmWarps * plan.row_fragments * 16;
+  sizes.column_width = 16 * plan.column_groups;
+  sizes.units = static_cast<int>((operand_channels + unit_elements - 1) / unit_elements);
+  sizes.chunks = (sizes.units + plan.chunk_units - 1) / plan.chunk_units;
+  sizes.channel_tiles =
+      static_cast<int>((result_channels + plan.channels_per_tile - 1) / plan.channels_per_tile);
+  sizes.column_tiles = sizes.channel_tiles;
+  int64_t rows = 1, entries = 1;
+  for (const TileAxis& axis : plan.axes) {
+    sizes.column_tiles *= axis.plane_blocks();
+    rows *= axis.operand_rows();
+    int most = 0;
+    for (int block = 0; block < axis.plane_blocks(); ++block)
+      most = std::max(most, entry_count(axis, block * axis.plane_block));
+    entries *= most;
+  }
+  sizes.steps = round_up(static_cast<int>((entries * plan.chunk_units + 1) / 2), kStageSteps);
+  sizes.row_pitch = (plan.chunk_units | 1) * kUnitBytes;
+  int planes = 1;
+  for (const TileAxis& axis : plan.axes) planes *= axis.plane_block;
+  const int64_t operand_bytes = rows * sizes.row_pitch;
+  const int64_t places_at = operand_bytes + (rows + 3) / 4 * 4 * static_cast<int64_t>(sizeof(int));
+  const int64_t ring_at =
+      places_at + sizes.block_rows * planes * static_cast<int64_t>(2 * sizeof(int));
+  const int step_bytes = kHeaderBytes + parts * 2 * sizes.column_width * kUnitBytes;
+  const int ring_bytes = kStages * kStageSteps * step_bytes;
+  // Either memory order of the result fits the staging buffer.
+  const int pitch_rows = sizes.block_rows + 4;
+  const int pitch_columns = sizes.column_width + unit_elements;
+  const int staging_bytes = element_bytes(type) * std::max(pitch_rows * sizes.column_width,
+                                                           pitch_columns * sizes.block_rows);
+  const int64_t shared_bytes = ring_at + std::max(ring_bytes, staging_bytes);
+  // A tile this large fits no GPU: only the total has to say so.
+  const bool fits = shared_bytes < std::numeric_limits<int>::max();
+  sizes.operand_rows = fits ? static_cast<int>(rows) : 0;
+  sizes.operand_bytes = fits ? static_cast<int>(operand_bytes) : 0;
+  sizes.places_at = fits ? static_cast<int>(places_at) : 0;
+  sizes.ring_at = fits ? static_cast<int>(ring_at) : 0;
+  sizes.shared_bytes = fits ? static_cast<int>(shared_bytes) : std::numeric_limits<int>::max();
+  sizes.packed_bytes = problem.groups * sizes.column_tiles * sizes.chunks *
+                       static_cast<int64_t>(sizes.steps) * step_bytes;
+  return sizes;
+}
+
+cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
+                             const GemmDataPlan& plan, TensorPointer operand, TensorPointer weight,
+                             VectorPointer bias, TensorPointer result, void* packed,
+                             cudaStream_t stream) {
+  const bool forward = pass == Pass::kForward;
+  const int64_t in_channels = problem.in_channels_per_group();
+  const int64_t out_channels = problem.out_channels_per_group();
+  const GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, plan);
+  const int parts = type == DataType::kFloat32 ? 2 : 1;
+  GemmDataArguments args{
+      .plan = plan,
+      .sizes = sizes,
+      .batch = static_cast<int>(problem.batch),
+      .groups = static_cast<int>(problem.groups),
+      .operand_channels = static_cast<int>(forward ? in_channels : out_channels),
+      .result_channels = static_cast<int>(forward ? out_channels : in_channels),
+      .step_bytes = kHeaderBytes + parts * 2 * sizes.column_width * kUnitBytes,
+      .operand = operand,
+      .weight = weight,
+      .result = result,
+      .weight_group_stride = in_channels * weight.stride[0],
+      .weight_operand_stride = forward ? weight.stride[0] : weight.stride[1],
+      .weight_result_stride = forward ? weight.stride[1] : weight.stride[0],
+      .bias = bias,
+      .packed = static_cast<const char*>(packed),
+      .result_channels_last = result.stride[1] < result.stride[4],
+      .result_in_vectors = loads_in_vectors(result, forward ? out_channels : in_channels, type),
+      .entries = {},
+  };
+  for (int a = 0; a < 3; ++a) {
+    const TileAxis& axis = plan.axes[a];
+    for (int block = 0; block < axis.plane_blocks(); ++block)
+      args.entries[a][block] = static_cast<short>(entry_count(axis, block * axis.plane_block));
+  }
+  switch (type) {
+    case DataType::kFloat16:
+      return launch_gemm_data_typed<__half>(args, stream);
+    case DataType::kBFloat16:
+      return launch_gemm_data_typed<__nv_bfloat16>(args, stream);
+    case DataType::kFloat32:
+      return launch_gemm_data_typed<float>(args, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace convt3d

@@ -1,0 +1,266 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace convt3d {
+namespace {
+
+// ---- Cost model, in clocks of one multiprocessor -----------------------------------------------
+// Measured or derived rates (H200; other GPUs have other ratios, but the order of the candidates
+// is what matters).
+constexpr double kSharedBytesPerClock = 128;  // ldmatrix
+constexpr double kProductsPerClock = 2000;    // 16-bit multiply-adds through mma.sync
+constexpr double kStepOverhead = 24;          // clocks a k-step costs beside its instructions
+constexpr double kFillAsyncClocks = 0.7;      // per 16-byte unit: address arithmetic
+constexpr double kFillElementClocks = 1.2;    // per unit of 8 or 4 separately loaded elements
+constexpr double kStoreVectorClocks = 0.05;   // per element, 16-byte stores
+constexpr double kStoreElementClocks = 0.1;   // per element, one by one
+constexpr double kBlockOverhead = 1500;       // clocks to start and drain a block
+
+struct Candidate {
+  GemmDataPlan plan;
+  double clocks = std::numeric_limits<double>::infinity();
+};
+
+int64_t count(const GemmDataPlan& plan, int (TileAxis::*field)() const) {
+  int64_t product = 1;
+  for (const TileAxis& axis : plan.axes) product *= (axis.*field)();
+  return product;
+}
+
+// k-steps of all column tiles of one group, and how many column groups they multiply.
+struct Work {
+  double steps = 0;
+  double group_steps = 0;
+};
+
+Work work_of(const GemmDataPlan& plan, const GemmDataSizes& sizes) {
+  Work work;
+  const auto& axes = plan.axes;
+  for (int d = 0; d < axes[0].plane_blocks(); ++d) {
+    for (int h = 0; h < axes[1].plane_blocks(); ++h) {
+      for (int w = 0; w < axes[2].plane_blocks(); ++w) {
+        const double entries = static_cast<double>(entry_count(axes[0], d * axes[0].plane_block)) *
+                               entry_count(axes[1], h * axes[1].plane_block) *
+                               entry_count(axes[2], w * axes[2].plane_block);
+        work.steps += std::ceil(entries * sizes.units / 2);
+      }
+    }
+  }
+  work.steps *= sizes.channel_tiles;
+  // Masked groups: a plane is multiplied only by the entries that have a tap for it.
+  double share = 1;
+  for (const TileAxis& axis : axes) {
+    double taps = 0, slots = 0;
+    for (int block = 0; block < axis.plane_blocks(); ++block) {
+      const int first = block * axis.plane_block;
+      const int entries = entry_count(axis, first);
+      for (int e = 0; e < entries; ++e) {
+        const Entry entry = entry_at(axis, first, e);
+        for (int p = first; p < first + axis.plane_block; ++p) {
+          slots += 1;
+          taps += p < axis.result_planes && tap_of_entry(axis, entry, p) >= 0;
+        }
+      }
+    }
+    if (slots > 0) share *= taps / slots;
+  }
+  // Only whole groups of 16 columns can be skipped.
+  const bool skips = plan.channels_per_tile >= 16;
+  work.group_steps = work.steps * plan.column_groups * (skips ? share : 1);
+  return work;
+}
+
+double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan,
+                 const GemmDataSizes& sizes, bool result_channels_last, const Device& device) {
+  const int resident = device.shared_per_multiprocessor / (sizes.shared_bytes + 1024);
+  if (resident < 1 || sizes.shared_bytes > device.shared_per_block)
+    return std::numeric_limits<double>::infinity();
+  const double precision = type == DataType::kFloat32 ? 3 : 1;
+  const double runs = std::ceil(static_cast<double>(sizes.column_tiles) / plan.columns_per_block);
+  const double tiles = static_cast<double>(problem.batch) * count(plan, &TileAxis::tiles);
+  const double blocks = tiles * problem.groups * runs;
+
+  const Work work = work_of(plan, sizes);
+  const double matrix_bytes = 4 * 512;  // one fragment of each of the four warps
+  const double shared = matrix_bytes / kSharedBytesPerClock *
+                        (work.steps * plan.row_fragments + work.group_steps * precision);
+  const double products =
+      work.group_steps * plan.row_fragments * 4 * 16 * 16 * 16 * precision / kProductsPerClock;
+  const double multiply = std::max(shared, products) + work.steps * kStepOverhead;
+
+  const double fills = sizes.chunks > 1 ? sizes.column_tiles : runs;
+  const double fill = fills * count(plan, &TileAxis::operand_rows) * sizes.units *
+                      (plan.asynchronous_fill ? kFillAsyncClocks : kFillElementClocks);
+  const double elements =
+      static_cast<double>(sizes.column_tiles) * sizes.column_width * sizes.block_rows;
+  const bool vectors = result_channels_last && plan.channels_per_tile % 8 == 0;
+  const double store = elements * (vectors ? kStoreVectorClocks : kStoreElementClocks);
+
+  // One resident block cannot overlap its phases with another's.
+  const double serial = resident == 1 ? 1.6 : resident == 2 ? 1.1 : 1;
+  const double per_block = (multiply + fill + store) / runs * serial + kBlockOverhead;
+  return std::ceil(blocks / device.multiprocessors) * per_block;
+}
+
+// ---- Candidates --------------------------------------------------------------------------------
+int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Splits `channels` evenly over as few tiles of at most `most` channels as possible.
+int even_slice(int channels, int most) {
+  const int tiles = (channels + most - 1) / most;
+  const int slice = (channels + tiles - 1) / tiles;
+  return std::min(round_up(slice, 8), most) >= slice ? std::min(round_up(slice, 8), most) : slice;
+}
+
+// Ways to form column tiles: planes merge along w first, because they share lines of the result.
+std::vector<GemmDataPlan> column_candidates(const GemmDataPlan& base, int result_channels) {
+  std::vector<GemmDataPlan> candidates;
+  for (int merged = 0; merged <= 3; ++merged) {
+    GemmDataPlan plan = base;
+    int planes = 1;
+    for (int a = 0; a < 3; ++a) {
+      plan.axes[a].plane_block = a >= 3 - merged ? plan.axes[a].result_planes : 1;
+      planes *= plan.axes[a].plane_block;
+    }
+    if (merged > 0 && plan.axes[3 - merged].result_planes == 1) continue;  // nothing new
+    for (int groups = 1; groups <= 4; ++groups) {
+      if (planes > 16 * groups) continue;
+      plan.channels_per_tile = even_slice(result_channels, 16 * groups / planes);
+      plan.column_groups = (plan.channels_per_tile * planes + 15) / 16;
+      if (plan.column_groups == groups) candidates.push_back(plan);
+    }
+  }
+  return candidates;
+}
+
+// Tile edges: powers of two, and the whole extent where it is short.
+std::vector<int> edges(int positions, int most) {
+  std::vector<int> result;
+  for (int edge = 1; edge < positions && edge <= most; edge *= 2) result.push_back(edge);
+  if (positions <= most) result.push_back(positions);
+  // Even splits of the extent, which leave no ragged last tile.
+  for (int parts = 2; parts <= 4; ++parts) {
+    const int edge = (positions + parts - 1) / parts;
+    if (edge <= most && edge > 4) result.push_back(edge);
+  }
+  return result;
+}
+
+GemmDataPlan search(const Problem& problem, Pass pass, DataType type, bool fast_operand,
+                    bool result_channels_last, const Device& device, double* clocks) {
+  const bool forward = pass == Pass::kForward;
+  const int result_channels = static_cast<int>(forward ? problem.out_channels_per_group()
+                                                       : problem.in_channels_per_group());
+  GemmDataPlan base{};
+  for (int a = 0; a < 3; ++a) base.axes[a] = tile_axis(pass, problem.axes[a]);
+  base.asynchronous_fill = fast_operand && type != DataType::kFloat64;
+  Candidate best;
+  const auto consider = [&](GemmDataPlan plan) {
+    plan.chunk_units = 1;
+    plan.columns_per_block = 1;
+    const int units = gemm_data_sizes(problem, pass, type, plan).units;
+    for (int chunks = 1; chunks <= units; chunks *= 2) {
+      plan.chunk_units = (units + chunks - 1) / chunks;
+      GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, plan);
+      if (sizes.shared_bytes > device.shared_per_block) continue;
+      for (int runs = 1; runs <= sizes.column_tiles; runs *= 2) {
+        plan.columns_per_block = (sizes.column_tiles + runs - 1) / runs;
+        const double cost = clocks_of(problem, type, plan, sizes, result_channels_last, device);
+        if (cost < best.clocks) best = {plan, cost};
+      }
+      if (device.shared_per_multiprocessor / (sizes.shared_bytes + 1024) >= 2) break;
+    }
+  };
+  for (GemmDataPlan& columns : column_candidates(base, result_channels)) {
+    for (int fragments : {2, 4}) {
+      if (fragments == 4 && type == DataType::kFloat32) continue;  // no registers for it
+      GemmDataPlan plan = columns;
+      plan.row_fragments = fragments;
+      const int rows = 64 * fragments;
+      for (int w : edges(plan.axes[2].positions, rows)) {
+        for (int h : edges(plan.axes[1].positions, rows / w)) {
+          for (int d : edges(plan.axes[0].positions, rows / w / h)) {
+            // Tiles that leave most of the rows empty are never the best.
+            if (w * h * d * 4 < rows && w * h * d < plan.axes[0].positions *
+                                                        plan.axes[1].positions *
+                                                        plan.axes[2].positions)
+              continue;
+            plan.axes[0].tile = d;
+            plan.axes[1].tile = h;
+            plan.axes[2].tile = w;
+            consider(plan);
+          }
+        }
+      }
+    }
+  }
+  *clocks = best.clocks;
+  return best.plan;
+}
+
+// What the tensor-core kernel counts in 32 bits must fit.
+bool fits_gemm(const Problem& problem) {
+  constexpr int64_t limit = 1 << 24;
+  bool fits = problem.in_channels < limit && problem.out_channels < limit &&
+              problem.batch < limit && problem.groups < 16384;
+  int64_t positions = problem.batch, taps = 1;
+  for (const Axis& axis : problem.axes) {
+    fits = fits && axis.input < limit && axis.output < limit && axis.stride <= kMostPlaneBlocks &&
+           axis.dilation < limit / axis.kernel && axis.padding < limit && axis.kernel <= 1024;
+    positions *= std::max(axis.input, axis.output);
+    taps *= axis.kernel;
+  }
+  return fits && positions < (int64_t{1} << 36) && taps <= 65536;
+}
+
+}  // namespace
+
+std::optional<GemmDataPlan> plan_data(const Problem& problem, Pass pass, DataType type,
+                                      bool fast_operand, bool result_channels_last,
+                                      const Device& device) {
+  if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
+    return std::nullopt;  // float64 and complex have no tensor-core kernel
+  if (!fits_gemm(problem)) return std::nullopt;
+  // Nearly all of a 16-column tile would be padding.
+  if (problem.groups > 1 && problem.in_channels_per_group() < 4 &&
+      problem.out_channels_per_group() < 4)
+    return std::nullopt;
+
+  struct Key {
+    int64_t values[30];
+    bool operator<(const Key& other) const { return std::memcmp(this, &other, sizeof(Key)) < 0; }
+  };
+  Key key{};
+  int64_t* value = key.values;
+  for (int64_t field :
+       {problem.batch, problem.in_channels, problem.out_channels, problem.groups,
+        static_cast<int64_t>(pass), static_cast<int64_t>(type), static_cast<int64_t>(fast_operand),
+        static_cast<int64_t>(result_channels_last), static_cast<int64_t>(device.multiprocessors)})
+    *value++ = field;
+  for (const Axis& axis : problem.axes) {
+    for (int64_t field : {axis.input, axis.output, axis.kernel, axis.stride, axis.padding,
+                          axis.output_padding, axis.dilation})
+      *value++ = field;
+  }
+  static std::mutex mutex;
+  static std::map<Key, std::optional<GemmDataPlan>> cache;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = cache.find(key);
+  if (found != cache.end()) return found->second;
+  double clocks;
+  const GemmDataPlan plan =
+      search(problem, pass, type, fast_operand, result_channels_last, device, &clocks);
+  std::optional<GemmDataPlan> result;
+  if (std::isfinite(clocks)) result = plan;
+  return cache[key] = result;
+}
+
+}  // namespace convt3d

@@ -1,0 +1,24 @@
+// Which kernel runs a problem, and with which tiles. Deterministic: a cost model, no timing.
+#pragma once
+
+#include <optional>
+
+#include "kernels/gemm_data.h"
+
+namespace convt3d {
+
+// The limits of a GPU that plans depend on.
+struct Device {
+  int multiprocessors;
+  int shared_per_block;  // bytes, with opt-in
+  int shared_per_multiprocessor;
+};
+
+// The plan of forward or grad_input on tensor cores; none where the direct kernel is to run.
+// `fast_operand`: the operand is channels-last with 16-byte aligned channels.
+// Cached per problem; thread-safe.
+std::optional<GemmDataPlan> plan_data(const Problem& problem, Pass pass, DataType type,
+                                      bool fast_operand, bool result_channels_last,
+                                      const Device& device);
+
+}  // namespace convt3d
