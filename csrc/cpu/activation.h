@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "aten.h"
+#include "transpose.h"
 
 namespace convt3d::cpu {
 
@@ -58,6 +59,11 @@ void gather_channels(T* to, const T* from, int64_t channels, int64_t positions, 
     std::memcpy(to, from, channels * positions * sizeof(T));
     return;
   }
+  if (width == 1) {
+    const T* none = nullptr;
+    transpose<false>(to, channels, from, channel, channels, positions, none);
+    return;
+  }
   for (int64_t c0 = 0; c0 < channels; c0 += kChannelBlock) {
     const int64_t block = std::min(kChannelBlock, channels - c0);
     const T* source = from + c0 * channel;
@@ -79,24 +85,20 @@ void gather_channels(T* to, const T* from, int64_t channels, int64_t positions, 
 template <bool kAdd, typename T>
 void copy_row(T* to, int64_t to_channel, int64_t to_width, const T* from, int64_t from_channel,
               int64_t from_width, const T* bias, int64_t channels, int64_t positions) {
-  const auto put = [](T& place, T value, T offset) {
-    if constexpr (kAdd) {
-      (void)offset;
-      place += value;
-    } else {
-      place = value + offset;
-    }
-  };
   if (to_channel == 1 && from_channel == 1) {
     for (int64_t w = 0; w < positions; ++w) {
       T* target = to + w * to_width;
       const T* source = from + w * from_width;
       if (bias) {
-        for (int64_t c = 0; c < channels; ++c) put(target[c], source[c], bias[c]);
+        for (int64_t c = 0; c < channels; ++c) put<kAdd>(target[c], source[c], bias[c]);
       } else {
-        for (int64_t c = 0; c < channels; ++c) put(target[c], source[c], T(0));
+        for (int64_t c = 0; c < channels; ++c) put<kAdd>(target[c], source[c], T(0));
       }
     }
+    return;
+  }
+  if (to_width == 1 && from_channel == 1) {
+    transpose<kAdd>(to, to_channel, from, from_width, positions, channels, bias);
     return;
   }
   for (int64_t c = 0; c < channels; ++c) {
@@ -104,10 +106,10 @@ void copy_row(T* to, int64_t to_channel, int64_t to_width, const T* from, int64_
     const T* source = from + c * from_channel;
     const T offset = bias ? bias[c] : T(0);
     if (to_width == 1) {
-      for (int64_t w = 0; w < positions; ++w) put(target[w], source[w * from_width], offset);
+      for (int64_t w = 0; w < positions; ++w) put<kAdd>(target[w], source[w * from_width], offset);
     } else {
       for (int64_t w = 0; w < positions; ++w)
-        put(target[w * to_width], source[w * from_width], offset);
+        put<kAdd>(target[w * to_width], source[w * from_width], offset);
     }
   }
 }

@@ -32,11 +32,14 @@ int64_t reach(const Axis& axis, int64_t inputs) {
   return axis.stride * (inputs - 1) + axis.dilation * (axis.kernel - 1) + 1;
 }
 
-// Whether an ordinary convolution of `output` positions makes exactly `input` of them. Not so when
-// output_padding is as large as the stride (allowed with a larger dilation).
+// Whether an ordinary convolution of `output` positions makes exactly `input` of them: not so when
+// output_padding is as large as the stride (allowed with a larger dilation). Padding beyond "same"
+// and kernels longer than the output are refused too: there oneDNN 3.12 (weight gradients and
+// channels-last above all) reads outside its operands. Explicit zeros have neither.
 bool has_ordinary_geometry(const Axis& axis) {
+  const int64_t window = reach(axis, 1);
   const int64_t rest = axis.output + 2 * axis.padding - reach(axis, axis.input);
-  return rest >= 0 && rest < axis.stride && axis.padding <= axis.dilation * (axis.kernel - 1);
+  return rest >= 0 && rest < axis.stride && 2 * axis.padding < window && window <= axis.output;
 }
 
 Side whole(const Axis& axis) {
@@ -111,8 +114,7 @@ class Packed {
           with_format(packed_input, input_size_, true), with_format(shape_only, output_size_, true),
           weight_tensor(weight), arguments_, ConvolutionGradient::kInput);
       const Activation<float> chunks = activation_of<float>(result);
-      for (int64_t chunk = 0; chunk < chunks_; ++chunk)
-        unpack_output(chunks, chunk, n, first + chunk * planes_, bias, y);
+      unpack_output(chunks, n, first, bias, y);
     });
   }
 
@@ -209,35 +211,42 @@ class Packed {
     });
   }
 
-  // The output planes of the chunk whose first input plane is `first`.
-  void unpack_output(const Activation<float>& chunks, int64_t chunk, int64_t n, int64_t first,
-                     const float* bias, const Activation<float>& y) const {
-    if (first >= d_.input) return;
-    // The chunk before this one has finished planes below `written`, and this one has to leave all
-    // planes below `end` finished, with bias alone where no tap points.
+  // The output planes of the call whose first input plane is `first`. The call before it has
+  // finished all planes below its own end and this one adds to them; planes where no tap points
+  // get bias alone.
+  void unpack_output(const Activation<float>& chunks, int64_t n, int64_t first, const float* bias,
+                     const Activation<float>& y) const {
+    const int64_t step = planes_ * d_.stride;
+    const int64_t reach = std::max(depth_.extent - step, int64_t{0});  // past a chunk's own planes
     const int64_t begin = first * d_.stride + depth_.origin;
-    const int64_t step = std::max(depth_.extent, planes_ * d_.stride);
-    const int64_t written = first == 0 ? begin : begin - planes_ * d_.stride + step;
-    const bool last = first + planes_ >= d_.input;
-    const int64_t end = last ? std::max(begin, d_.output) : begin + step;
+    const int64_t written = first == 0 ? begin : begin + reach;
+    const bool last = first + chunks_ * planes_ >= d_.input;
+    const int64_t end = last ? std::max(begin, d_.output) : begin + chunks_ * step + reach;
     const int64_t channels = problem_.out_channels;
     const int64_t with_taps = std::clamp<int64_t>(width_.extent + width_.origin, 0, w_.output);
     parallel((end - begin) * h_.output, channels * w_.output, [&](int64_t i) {
-      const int64_t plane = i / h_.output, row = i % h_.output;
-      const int64_t d = begin + plane, h = row - height_.origin;
+      const int64_t d = begin + i / h_.output, row = i % h_.output, h = row - height_.origin;
       if (d < 0 || d >= d_.output) return;
-      const int64_t count = plane < depth_.extent && h < height_.extent ? with_taps : 0;
       float* to = y.at(n, 0, d, row);
-      const float* from =
-          count ? chunks.at(chunk, 0, plane, h) - width_.origin * chunks.axes[2] : nullptr;
-      if (d >= written) {
-        copy_row<false>(to, y.channel, y.axes[2], from, chunks.channel, chunks.axes[2], bias,
-                        channels, count);
+      bool fresh = d >= written;
+      const auto finish = [&](int64_t count) {
         fill_row(to + count * y.axes[2], y.channel, y.axes[2], bias, channels, w_.output - count);
-      } else {
-        copy_row<true>(to, y.channel, y.axes[2], from, chunks.channel, chunks.axes[2], bias,
-                       channels, count);
+      };
+      for (int64_t chunk = 0; chunk < chunks_ && h < height_.extent; ++chunk) {
+        const int64_t plane = d - begin - chunk * step;
+        if (plane < 0 || plane >= depth_.extent) continue;
+        const float* from = chunks.at(chunk, 0, plane, h) - width_.origin * chunks.axes[2];
+        if (fresh) {
+          copy_row<false>(to, y.channel, y.axes[2], from, chunks.channel, chunks.axes[2], bias,
+                          channels, with_taps);
+          finish(with_taps);
+        } else {
+          copy_row<true>(to, y.channel, y.axes[2], from, chunks.channel, chunks.axes[2], bias,
+                         channels, with_taps);
+        }
+        fresh = false;
       }
+      if (fresh) finish(0);
     });
   }
 

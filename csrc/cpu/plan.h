@@ -27,6 +27,8 @@ Method plan(Pass pass, const Problem& problem, bool channels_last, bool dense) {
   const int64_t bytes = static_cast<int64_t>(sizeof(float)) * problem.out_channels *
                         axes[0].output * axes[1].output * axes[2].output;
 
+  // Input rows of one position make some of oneDNN's kernels read outside their operands.
+  if (axes[2].input < 2) return Method::kGemm;
   if (taps_are_disjoint(problem)) {
     // kernel <= stride, forward: the product is all the arithmetic there is, and its results only
     // have to be interleaved. oneDNN takes two to five times as long.

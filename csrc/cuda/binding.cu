@@ -103,9 +103,9 @@ Tensor run_data_pass(const Problem& problem, Pass pass, const Tensor& operand, c
                 result_pointer.stride[1] < result_pointer.stride[4], limits_of(device));
   if (plan && tile_offsets_fit(*plan, operand_pointer, result_pointer)) {
     const GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, *plan);
-    const Tensor packed = allocate_bytes(sizes.packed_bytes, operand);
+    const Tensor scratch = allocate_bytes(sizes.scratch_bytes, operand);
     STD_CUDA_CHECK(launch_gemm_data(problem, pass, type, *plan, operand_pointer, weight_pointer,
-                                    bias_pointer, result_pointer, packed.data_ptr(), stream));
+                                    bias_pointer, result_pointer, scratch.data_ptr(), stream));
   } else if (forward) {
     STD_CUDA_CHECK(launch_direct_forward(problem, type, operand_pointer, weight_pointer,
                                          bias_pointer, result_pointer, stream));

@@ -16,13 +16,17 @@ namespace {
 // Measured or derived rates (H200; other GPUs have other ratios, but the order of the candidates
 // is what matters).
 constexpr double kSharedBytesPerClock = 128;  // ldmatrix
-constexpr double kProductsPerClock = 2000;    // 16-bit multiply-adds through mma.sync
+constexpr double kProductsPerClock = 1800;    // 16-bit multiply-adds through mma.sync
 constexpr double kStepOverhead = 24;          // clocks a k-step costs beside its instructions
-constexpr double kFillAsyncClocks = 0.7;      // per 16-byte unit: address arithmetic
-constexpr double kFillElementClocks = 1.2;    // per unit of 8 or 4 separately loaded elements
-constexpr double kStoreVectorClocks = 0.05;   // per element, 16-byte stores
-constexpr double kStoreElementClocks = 0.1;   // per element, one by one
+constexpr double kFillAsyncClocks = 0.6;      // per 16-byte unit: issue and L2
+constexpr double kFillElementClocks = 1.0;    // per unit of 8 or 4 separately loaded elements
+constexpr double kStoreVectorClocks = 0.06;   // per element, 16-byte stores
+constexpr double kStoreElementClocks = 0.14;  // per element, one by one
+constexpr double kSectorElementClocks = 0.5;  // per element in a memory sector of its own
+constexpr double kTileOverhead = 700;         // clocks per column tile: pipeline start, barriers
 constexpr double kBlockOverhead = 1500;       // clocks to start and drain a block
+// A block alone on its multiprocessor waits for memory and barriers most of the time.
+constexpr double kAloneFactor = 2.2;
 
 struct Candidate {
   GemmDataPlan plan;
@@ -90,8 +94,11 @@ double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan
 
   const Work work = work_of(plan, sizes);
   const double matrix_bytes = 4 * 512;  // one fragment of each of the four warps
-  const double shared = matrix_bytes / kSharedBytesPerClock *
-                        (work.steps * plan.row_fragments + work.group_steps * precision);
+  // Eight rows of a fragment share no bank when they are neighbours along w.
+  const double conflicts = plan.axes[2].tile % 8 == 0 ? 1 : 1.5;
+  const double shared =
+      matrix_bytes / kSharedBytesPerClock *
+      (work.steps * plan.row_fragments * conflicts + work.group_steps * precision);
   const double products =
       work.group_steps * plan.row_fragments * 4 * 16 * 16 * 16 * precision / kProductsPerClock;
   const double multiply = std::max(shared, products) + work.steps * kStepOverhead;
@@ -101,13 +108,18 @@ double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan
                       (plan.asynchronous_fill ? kFillAsyncClocks : kFillElementClocks);
   const double elements =
       static_cast<double>(sizes.column_tiles) * sizes.column_width * sizes.block_rows;
-  const bool vectors = result_channels_last && plan.channels_per_tile % 8 == 0;
-  const double store = elements * (vectors ? kStoreVectorClocks : kStoreElementClocks);
+  double per_element = kStoreElementClocks;
+  if (result_channels_last) {
+    if (plan.channels_per_tile % 8 == 0) per_element = kStoreVectorClocks;
+  } else if (plan.axes[2].plane_block < plan.axes[2].result_planes) {
+    per_element = kSectorElementClocks;  // every stride-th element of a line
+  }
+  const double clocks = (multiply + fill + elements * per_element) / runs +
+                        kTileOverhead * plan.columns_per_block + kBlockOverhead;
 
-  // One resident block cannot overlap its phases with another's.
-  const double serial = resident == 1 ? 1.6 : resident == 2 ? 1.1 : 1;
-  const double per_block = (multiply + fill + store) / runs * serial + kBlockOverhead;
-  return std::ceil(blocks / device.multiprocessors) * per_block;
+  const double together = std::min<double>(resident, std::ceil(blocks / device.multiprocessors));
+  const double waves = std::ceil(blocks / (device.multiprocessors * together));
+  return waves * std::max(together, kAloneFactor) * clocks;
 }
 
 // ---- Candidates --------------------------------------------------------------------------------

@@ -16,6 +16,13 @@ int round_up(int value, int multiple) { return (value + multiple - 1) / multiple
 
 int element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
 
+// Elements from one staged column (or, channels-last, row) to the next: chosen so that neither
+// writing nor reading piles onto one bank.
+int staging_pitch(bool channels_last, const GemmDataSizes& sizes, DataType type) {
+  return channels_last ? sizes.column_width + kUnitBytes / element_bytes(type)
+                       : sizes.block_rows + 8 / element_bytes(type);
+}
+
 }  // namespace
 
 bool loads_in_vectors(const TensorPointer& tensor, int64_t channels_per_group, DataType type) {
@@ -70,49 +77,58 @@ GemmDataSizes gemm_data_sizes(const Problem& problem, Pass pass, DataType type,
   }
   sizes.steps = round_up(static_cast<int>((entries * plan.chunk_units + 1) / 2), kStageSteps);
   sizes.row_pitch = (plan.chunk_units | 1) * kUnitBytes;
-  int planes = 1;
-  for (const TileAxis& axis : plan.axes) planes *= axis.plane_block;
+  int64_t places = 1;
+  for (const TileAxis& axis : plan.axes) places *= axis.tile * axis.plane_block;
   const int64_t operand_bytes = rows * sizes.row_pitch;
-  const int64_t places_at = operand_bytes + (rows + 3) / 4 * 4 * static_cast<int64_t>(sizeof(int));
-  const int64_t ring_at =
-      places_at + sizes.block_rows * planes * static_cast<int64_t>(2 * sizeof(int));
+  const int64_t ring_at = operand_bytes + (rows + 3) / 4 * 4 * static_cast<int64_t>(sizeof(int));
   const int step_bytes = kHeaderBytes + parts * 2 * sizes.column_width * kUnitBytes;
   const int ring_bytes = kStages * kStageSteps * step_bytes;
   // Either memory order of the result fits the staging buffer.
-  const int pitch_rows = sizes.block_rows + 4;
-  const int pitch_columns = sizes.column_width + unit_elements;
-  const int staging_bytes = element_bytes(type) * std::max(pitch_rows * sizes.column_width,
-                                                           pitch_columns * sizes.block_rows);
+  const int staging_bytes =
+      element_bytes(type) * std::max(staging_pitch(false, sizes, type) * sizes.column_width,
+                                     staging_pitch(true, sizes, type) * sizes.block_rows);
   const int64_t shared_bytes = ring_at + std::max(ring_bytes, staging_bytes);
   // A tile this large fits no GPU: only the total has to say so.
   const bool fits = shared_bytes < std::numeric_limits<int>::max();
   sizes.operand_rows = fits ? static_cast<int>(rows) : 0;
   sizes.operand_bytes = fits ? static_cast<int>(operand_bytes) : 0;
-  sizes.places_at = fits ? static_cast<int>(places_at) : 0;
+  sizes.places = fits ? static_cast<int>(places) : 0;
   sizes.ring_at = fits ? static_cast<int>(ring_at) : 0;
   sizes.shared_bytes = fits ? static_cast<int>(shared_bytes) : std::numeric_limits<int>::max();
   sizes.packed_bytes = problem.groups * sizes.column_tiles * sizes.chunks *
                        static_cast<int64_t>(sizes.steps) * step_bytes;
+  sizes.scratch_bytes = sizes.packed_bytes + sizes.column_tiles * sizeof(ColumnTile) +
+                        sizes.operand_rows * sizeof(RowPlace) + sizes.places * sizeof(ResultPlace) +
+                        sizes.block_rows * sizeof(int);
   return sizes;
 }
 
 cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
                              const GemmDataPlan& plan, TensorPointer operand, TensorPointer weight,
-                             VectorPointer bias, TensorPointer result, void* packed,
+                             VectorPointer bias, TensorPointer result, void* scratch,
                              cudaStream_t stream) {
   const bool forward = pass == Pass::kForward;
   const int64_t in_channels = problem.in_channels_per_group();
   const int64_t out_channels = problem.out_channels_per_group();
   const GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, plan);
   const int parts = type == DataType::kFloat32 ? 2 : 1;
-  GemmDataArguments args{
+  const bool channels_last = result.stride[1] < result.stride[4];
+  char* const packed = static_cast<char*>(scratch);
+  ColumnTile* const columns = reinterpret_cast<ColumnTile*>(packed + sizes.packed_bytes);
+  RowPlace* const rows = reinterpret_cast<RowPlace*>(columns + sizes.column_tiles);
+  ResultPlace* const results = reinterpret_cast<ResultPlace*>(rows + sizes.operand_rows);
+  int* const positions = reinterpret_cast<int*>(results + sizes.places);
+  const GemmDataArguments args{
       .plan = plan,
       .sizes = sizes,
       .batch = static_cast<int>(problem.batch),
       .groups = static_cast<int>(problem.groups),
+      .tiles = {plan.axes[0].tiles(), plan.axes[1].tiles(), plan.axes[2].tiles()},
       .operand_channels = static_cast<int>(forward ? in_channels : out_channels),
       .result_channels = static_cast<int>(forward ? out_channels : in_channels),
       .step_bytes = kHeaderBytes + parts * 2 * sizes.column_width * kUnitBytes,
+      .steps = static_cast<int>(problem.groups) * sizes.column_tiles * sizes.chunks * sizes.steps,
+      .staging_pitch = staging_pitch(channels_last, sizes, type),
       .operand = operand,
       .weight = weight,
       .result = result,
@@ -120,16 +136,11 @@ cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
       .weight_operand_stride = forward ? weight.stride[0] : weight.stride[1],
       .weight_result_stride = forward ? weight.stride[1] : weight.stride[0],
       .bias = bias,
-      .packed = static_cast<const char*>(packed),
-      .result_channels_last = result.stride[1] < result.stride[4],
+      .packed = packed,
+      .tables = {columns, rows, results, positions},
+      .result_channels_last = channels_last,
       .result_in_vectors = loads_in_vectors(result, forward ? out_channels : in_channels, type),
-      .entries = {},
   };
-  for (int a = 0; a < 3; ++a) {
-    const TileAxis& axis = plan.axes[a];
-    for (int block = 0; block < axis.plane_blocks(); ++block)
-      args.entries[a][block] = static_cast<short>(entry_count(axis, block * axis.plane_block));
-  }
   switch (type) {
     case DataType::kFloat16:
       return launch_gemm_data_typed<__half>(args, stream);

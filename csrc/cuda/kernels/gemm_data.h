@@ -33,12 +33,14 @@ struct GemmDataSizes {
   int steps;          // most k-steps of a column tile and chunk, a multiple of kStageSteps
   int operand_rows;   // rows of the operand tile
   int row_pitch;      // bytes of one operand row in shared memory
-  // Shared memory: operand tile, row offsets, places of results, ring; offsets in bytes.
+  int places;         // (position, plane) pairs of a tile
+  // Shared memory: operand tile, row offsets, ring; offsets in bytes.
   int operand_bytes;
-  int places_at;
   int ring_at;
   int shared_bytes;
-  int64_t packed_bytes;  // packed weights
+  // Scratch memory: packed weights and the tables that go with them.
+  int64_t packed_bytes;
+  int64_t scratch_bytes;
 };
 GemmDataSizes gemm_data_sizes(const Problem& problem, Pass pass, DataType type,
                               const GemmDataPlan& plan);
@@ -51,12 +53,12 @@ bool loads_in_vectors(const TensorPointer& tensor, int64_t channels_per_group, D
 bool tile_offsets_fit(const GemmDataPlan& plan, const TensorPointer& operand,
                       const TensorPointer& result);
 
-// Packs the weights into `packed` (gemm_data_sizes().packed_bytes, 16-byte aligned) and runs the
+// Packs the weights into `scratch` (gemm_data_sizes().scratch_bytes, 16-byte aligned) and runs the
 // product; both are enqueued on `stream`. For kFloat16, kBFloat16 and kFloat32 only; float32
 // products are three TF32 products each, which keeps float32's order of error.
 cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
                              const GemmDataPlan& plan, TensorPointer operand, TensorPointer weight,
-                             VectorPointer bias, TensorPointer result, void* packed,
+                             VectorPointer bias, TensorPointer result, void* scratch,
                              cudaStream_t stream);
 
 }  // namespace convt3d
