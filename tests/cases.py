@@ -245,7 +245,7 @@ def in_channels_last(tensor: Tensor) -> Tensor:
     if tensor.dim() == 4:
         return in_channels_last(tensor.unsqueeze(0)).squeeze(0)
     # `contiguous` would leave a tensor of ambiguous strides (one channel, say) as it is.
-    n, c, d, h, w = tensor.shape
+    _, c, d, h, w = tensor.shape
     strides = (c * d * h * w, 1, c * h * w, c * w, c)
     return torch.empty_strided(
         tensor.shape, strides, dtype=tensor.dtype, device=tensor.device
@@ -287,7 +287,7 @@ def make_tensors(
         for size in (case.input, case.weight, (case.out_channels,), case.output)
     ]
     if layout == "expanded":
-        input, weight, bias, grad_output = values
+        input, weight, bias, _ = values
         return Tensors(
             input[..., :1].expand(case.input),
             weight[:, :1].expand(case.weight),

@@ -1,0 +1,44 @@
+"""Runs the operators on small problems; started by test_cuda.py under compute-sanitizer."""
+
+from __future__ import annotations
+
+import convt3d  # noqa: F401
+import torch
+from cases import BY_NAME, OPERATORS, arguments, make_tensors
+
+NAMES = (
+    "kernel3_stride2",
+    "kernel_is_stride2",
+    "stride2_dilation2",
+    "asymmetric",
+    "groups_of_16",
+    "depthwise",
+    "one_channel",
+    "wide_channels",
+    "long_rows",
+    "unbatched",
+)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LAYOUTS = ("contiguous", "channels_last_3d", "sliced")
+
+
+def on_gpu(argument: object) -> object:
+    """The same strides in memory that is as large as the tensor needs and no larger."""
+    if not isinstance(argument, torch.Tensor):
+        return argument
+    size, stride = argument.shape, argument.stride()
+    return torch.empty_strided(size, stride, dtype=argument.dtype, device="cuda").copy_(argument)
+
+
+if __name__ == "__main__":
+    for name in NAMES:
+        case = BY_NAME[name]
+        for dtype in (*DTYPES, *((torch.float64,) if name == "asymmetric" else ())):
+            for layout in LAYOUTS:
+                # Made on the CPU: the gaps between sliced elements stay uninitialised on the GPU.
+                tensors = make_tensors(case, dtype, "cpu", layout)
+                for operator in OPERATORS:
+                    operands = [on_gpu(a) for a in arguments(operator, tensors, case)]
+                    getattr(torch.ops.convt3d, operator)(*operands)
+    torch.cuda.synchronize()
+    print("all operators ran")
