@@ -146,23 +146,24 @@ void fill_output(const Problem& problem, const Activation<T>& output, const T* b
   });
 }
 
-// output += bias
+// output += bias, for a dense output in either memory format.
 template <typename T>
 void add_bias(const Problem& problem, const Activation<T>& output, const T* bias) {
   const auto& axes = problem.axes;
-  const int64_t rows = axes[0].output * axes[1].output, channels = problem.out_channels;
-  const int64_t width = axes[2].output, step = output.axes[2];
-  parallel(problem.batch * rows, channels * width, [&](int64_t i) {
-    const int64_t row = i % rows;
-    T* to = output.at(i / rows, 0, row / axes[1].output, row % axes[1].output);
-    if (output.channel == 1) {
-      for (int64_t w = 0; w < width; ++w)
-        for (int64_t c = 0; c < channels; ++c) to[w * step + c] += bias[c];
-    } else {
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t w = 0; w < width; ++w) to[c * output.channel + w * step] += bias[c];
-    }
-  });
+  const int64_t channels = problem.out_channels;
+  const int64_t positions = axes[0].output * axes[1].output * axes[2].output;
+  if (output.channel == 1) {
+    parallel(problem.batch * positions, channels, [&](int64_t i) {
+      T* to = output.data + i * channels;
+      for (int64_t c = 0; c < channels; ++c) to[c] += bias[c];
+    });
+  } else {
+    parallel(problem.batch * channels, positions, [&](int64_t i) {
+      T* to = output.data + i * positions;
+      const T offset = bias[i % channels];
+      for (int64_t p = 0; p < positions; ++p) to[p] += offset;
+    });
+  }
 }
 
 }  // namespace convt3d::cpu
