@@ -5,6 +5,7 @@ Importing this package registers the fake functions; the operators' schemas must
 """
 
 from convt3d.meta import fake as fake
+from convt3d.meta import layouts as layouts
 from convt3d.meta.shape import (
     Axis,
     Problem,

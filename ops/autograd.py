@@ -41,15 +41,22 @@ def _in_format(grad: Tensor, channels_last: bool) -> Tensor:
     """``grad`` in the memory format of the result it belongs to.
 
     Results take their format from the operands they see; this makes gradients follow input and
-    weight whatever format the consumer of the output left in ``grad``.
+    weight whatever format the consumer of the output left in ``grad``. Of an unbatched problem only
+    the weight has a format, see ``_weight_gradient``.
     """
-    if suggests_channels_last_3d(grad) == channels_last:
+    if suggests_channels_last_3d(grad) == channels_last or grad.dim() == 4:
         return grad
-    if not channels_last:
-        return grad.clone(memory_format=torch.contiguous_format)
-    if grad.dim() == 4:
-        return grad.unsqueeze(0).clone(memory_format=torch.channels_last_3d).squeeze(0)
-    return grad.clone(memory_format=torch.channels_last_3d)
+    return grad.clone(
+        memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format
+    )
+
+
+def _weight_gradient(ctx: Any, grad_output: Tensor, input: Tensor) -> Tensor:
+    """``grad_weight`` in the weight's format, of which two unbatched activations cannot tell."""
+    grad = _grad_weight(grad_output, input, *ctx.geometry)
+    if grad_output.dim() == 4 and ctx.channels_last:
+        return grad.clone(memory_format=torch.channels_last_3d)
+    return grad
 
 
 def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -64,7 +71,7 @@ def _backward_forward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if _needs(ctx, 0):
         by_input = _grad_input(grad, weight.conj(), *ctx.geometry)
     if _needs(ctx, 1):
-        by_weight = _grad_weight(grad, input.conj(), *ctx.geometry)
+        by_weight = _weight_gradient(ctx, grad, input.conj())
     if _needs(ctx, 2):
         by_bias = grad.sum([dim for dim in range(grad.dim()) if dim != grad.dim() - 4])
     return by_input, by_weight, by_bias, None, None, None, None, None
@@ -86,7 +93,7 @@ def _backward_grad_input(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if _needs(ctx, 0):
         by_grad_output = _as_forward(grad, weight.conj(), ctx.geometry)
     if _needs(ctx, 1):
-        by_weight = _grad_weight(grad_output.conj(), grad, *ctx.geometry)
+        by_weight = _weight_gradient(ctx, grad_output.conj(), grad)
     return by_grad_output, by_weight, None, None, None, None, None
 
 
