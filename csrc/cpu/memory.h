@@ -53,6 +53,11 @@ inline Tensor dense(const Tensor& tensor, bool channels_last, ScalarType type) {
   return torch::stable::copy_(result, tensor);
 }
 
+// A weight for calls that take both memory formats.
+inline Tensor dense_in_some_format(const Tensor& tensor) {
+  return is_dense(tensor, true) ? tensor : dense(tensor, false, tensor.scalar_type());
+}
+
 // BLAS may sum in another order when memory is aligned otherwise than PyTorch's own.
 inline Tensor aligned(const Tensor& tensor) {
   if (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) % 64 == 0) return tensor;

@@ -14,14 +14,16 @@ Tensor real_forward(const Problem& problem, const Tensor& input, const Tensor& w
                     const T* bias, bool channels_last) {
   const Lattice lattice(problem);
   const Problem& reduced = lattice.problem;
-  const Tensor w = dense(weight, false, scalar_type<T>());
   const bool direct_operands = !lattice.reduced && is_dense(input, channels_last);
   const Method method = plan<T>(Pass::kForward, reduced, channels_last, direct_operands);
   const Sizes size = batched_size(problem, problem.out_channels, &Axis::output);
   if constexpr (std::is_same_v<T, float>)
     if (method == Method::kDirect)
-      return in_format(direct_forward(problem, input, w, bias, channels_last), channels_last);
+      return in_format(
+          direct_forward(problem, input, dense_in_some_format(weight), bias, channels_last),
+          channels_last);
 
+  const Tensor w = dense(weight, false, scalar_type<T>());
   const Tensor output = empty(size, channels_last, scalar_type<T>());
   prefer_large_pages(output);
   const Activation<T> y = activation_of<T>(output);
@@ -44,13 +46,14 @@ Tensor real_grad_input(const Problem& problem, const Tensor& grad_output, const 
   const Problem& reduced = lattice.problem;
   const Sizes size = batched_size(problem, problem.in_channels, &Axis::input);
   if (lattice.empty) return zeros<T>(size, channels_last);
-  const Tensor w = dense(weight, false, scalar_type<T>());
   const bool direct_operands = !lattice.reduced && is_dense(grad_output, channels_last);
   const Method method = plan<T>(Pass::kGradInput, reduced, channels_last, direct_operands);
   if constexpr (std::is_same_v<T, float>)
     if (method == Method::kDirect)
-      return in_format(direct_grad_input(problem, grad_output, w), channels_last);
+      return in_format(direct_grad_input(problem, grad_output, dense_in_some_format(weight)),
+                       channels_last);
 
+  const Tensor w = dense(weight, false, scalar_type<T>());
   const Activation<T> gy = lattice.of(activation_of<T>(grad_output));
   const bool computed_channels_last =
       channels_last && (method != Method::kGemm || taps_are_disjoint(reduced));
@@ -75,10 +78,12 @@ Tensor real_grad_weight(const Problem& problem, const Tensor& grad_output, const
   const bool direct_operands =
       !lattice.reduced && is_dense(grad_output, channels_last) && is_dense(input, channels_last);
   const Method method = plan<T>(Pass::kGradWeight, reduced, channels_last, direct_operands);
-  const Tensor result = empty(size, false, scalar_type<T>());
   if constexpr (std::is_same_v<T, float>)
-    if (method == Method::kDirect) return direct_grad_weight(problem, grad_output, input, result);
+    if (method == Method::kDirect)
+      return direct_grad_weight(problem, grad_output, input,
+                                empty(size, channels_last, scalar_type<T>()));
 
+  const Tensor result = empty(size, false, scalar_type<T>());
   const Activation<T> gy = lattice.of(activation_of<T>(grad_output));
   if (method == Method::kGemm) {
     const Tensor x =
