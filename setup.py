@@ -22,25 +22,29 @@ class BuildLibraries(build_ext):
     """Runs CMake; the build folder is kept, so that a second build is incremental."""
 
     def run(self) -> None:
+        """Configure, build, and copy the libraries next to the Python files."""
         build = ROOT / "build" / f"cmake-{sys.platform}"
-        package = ROOT / "ops" if self.editable_mode else Path(self.build_lib) / "convt3d"
-        ninja = shutil.which("ninja", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        in_place = self.editable_mode or self.inplace
+        package = ROOT / "ops" if in_place else Path(self.build_lib) / "convt3d"
+        cmake = tool("cmake")
         configure = [
-            "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
             f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release",
-            *([f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]  # fmt: skip
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build)], check=True)
+        subprocess.run([cmake, "--build", str(build)], check=True)
         (package / "lib").mkdir(parents=True, exist_ok=True)
         for library in build.glob("libconvt3d*.so"):
             shutil.copy2(library, package / "lib")
 
     def get_outputs(self) -> list[str]:
+        """None that setuptools should look for: `run` places the libraries itself."""
         return []
 
     def get_source_files(self) -> list[str]:
+        """None: CMakeLists.txt has the only list."""
         return []
 
 
@@ -48,7 +52,17 @@ class PlatformWheel(bdist_wheel):
     """Tags the wheel ``py3-none-<platform>``."""
 
     def get_tag(self) -> tuple[str, str, str]:
+        """Interpreter, ABI, platform; only the platform matters."""
         return "py3", "none", super().get_tag()[2]
+
+
+def tool(name: str) -> str:
+    """The program of that name, first where this interpreter's packages put theirs."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise SystemExit(f"convt3d needs {name} to build: pip install {name}")
+    return found
 
 
 def version() -> str:
@@ -60,7 +74,7 @@ def version() -> str:
 
 setup(
     version=version(),
-    packages=["convt3d", "convt3d.bench", "convt3d.meta"],
+    packages=["convt3d", "convt3d.bench", "convt3d.demo", "convt3d.meta"],
     package_dir={"convt3d": "ops", "convt3d.meta": "meta"},
     # Makes the wheel a platform wheel; CMakeLists.txt has the sources.
     ext_modules=[Extension("convt3d.lib", sources=[])],

@@ -14,16 +14,31 @@ OPERATORS = ("forward", "grad_input", "grad_weight")
 
 def _load() -> list[Path]:
     if not CORE.exists():
-        raise ImportError(f"convt3d is not built: {CORE} does not exist (run `make build`)")
-    torch.ops.load_library(str(CORE))
+        raise _broken(f"convt3d is not built: {CORE} does not exist (run `make build`)")
+    _load_one(CORE)
     loaded = [CORE]
     if torch.backends.cuda.is_built():  # the CUDA library needs CUDA's part of torch
         if CUDA.exists():
-            torch.ops.load_library(str(CUDA))
+            _load_one(CUDA)
             loaded.append(CUDA)
         else:
             _explain_missing_cuda()
     return loaded
+
+
+def _load_one(path: Path) -> None:
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise _broken(
+            f"{path.name} does not fit this torch {torch.__version__} (2.10 is the oldest that "
+            f"convt3d supports) or this machine: {error}"
+        ) from error
+
+
+def _broken(text: str) -> ImportError:
+    # With the package's name, `python -m convt3d` reports it in one line.
+    return ImportError(text, name="convt3d")
 
 
 def _explain_missing_cuda() -> None:

@@ -52,7 +52,7 @@ class ConvTranspose3d(_Forward, torch.nn.ConvTranspose3d):
     """
 
 
-class LazyConvTranspose3d(_Forward, torch.nn.LazyConvTranspose3d):
+class LazyConvTranspose3d(_Forward, torch.nn.LazyConvTranspose3d):  # type: ignore[misc]
     """``ConvTranspose3d`` whose ``in_channels`` is read from the first input."""
 
     cls_to_become = ConvTranspose3d  # type: ignore[assignment]
