@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/macros.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -13,7 +14,9 @@
 #include "../operators.h"
 #include "kernels/direct.h"
 #include "kernels/gemm_data.h"
+#include "kernels/gemm_grad_weight.h"
 #include "plan.h"
+#include "plan_grad_weight.h"
 
 namespace convt3d {
 namespace {
@@ -140,11 +143,34 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
   const int device = grad_output.get_device_index();
   const DeviceGuard guard(device);
   require_capability(device);
+  const cudaStream_t stream = current_stream(device);
   Tensor result =
       allocate(problem.weight_size(), result_is_channels_last(grad_output, input), grad_output);
-  STD_CUDA_CHECK(launch_direct_grad_weight(problem, data_type_of(grad_output),
-                                           pointer_to(grad_output), pointer_to(input),
-                                           pointer_to(result), current_stream(device)));
+  const DataType type = data_type_of(grad_output);
+  const TensorPointer grad_pointer = pointer_to(grad_output), input_pointer = pointer_to(input),
+                      result_pointer = pointer_to(result);
+  if (result.numel() == 0) return result;
+
+  const auto size_of = [&problem](int64_t channels, int64_t Axis::*extent) {
+    return std::array<int64_t, 5>{problem.batch, channels, problem.axes[0].*extent,
+                                  problem.axes[1].*extent, problem.axes[2].*extent};
+  };
+  const std::optional<GemmGradWeightPlan> plan = plan_grad_weight(
+      problem, type,
+      widest_fill(grad_pointer, size_of(problem.out_channels, &Axis::output),
+                  problem.out_channels_per_group(), type),
+      widest_fill(input_pointer, size_of(problem.in_channels, &Axis::input),
+                  problem.in_channels_per_group(), type),
+      limits_of(device));
+  if (plan && grad_weight_offsets_fit(*plan, grad_pointer, input_pointer)) {
+    const GemmGradWeightSizes sizes = gemm_grad_weight_sizes(problem, type, *plan);
+    const Tensor workspace = allocate_bytes(sizes.workspace_bytes, grad_output);
+    STD_CUDA_CHECK(launch_gemm_grad_weight(problem, type, *plan, grad_pointer, input_pointer,
+                                           result_pointer, workspace.data_ptr(), stream));
+  } else {
+    STD_CUDA_CHECK(launch_direct_grad_weight(problem, type, grad_pointer, input_pointer,
+                                             result_pointer, stream));
+  }
   return result;
 }
 

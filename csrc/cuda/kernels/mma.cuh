@@ -34,6 +34,21 @@ __device__ __forceinline__ void load_matrix_x4(uint32_t (&fragment)[4], uint32_t
                : "r"(address));
 }
 
+// The same matrices, each transposed: lane l gets column l / 4 of rows l % 4 * 2 and the next.
+__device__ __forceinline__ void load_matrix_trans_x4(uint32_t (&fragment)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
+               : "r"(address)
+               : "memory");
+}
+// Two matrices: lanes 0 to 15 give the rows' addresses.
+__device__ __forceinline__ void load_matrix_trans_x2(uint32_t (&fragment)[2], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];\n"
+               : "=r"(fragment[0]), "=r"(fragment[1])
+               : "r"(address)
+               : "memory");
+}
+
 // d += a * b over one 16 x 8 tile and a depth of 32 bytes (16 half-precision or 8 TF32 values).
 template <typename T>
 __device__ void multiply_tile(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);

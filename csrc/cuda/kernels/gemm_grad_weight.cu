@@ -1,0 +1,190 @@
+#include <algorithm>
+#include <limits>
+
+#include "gemm_grad_weight.cuh"
+
+namespace convt3d {
+
+// One file each, so that they compile in parallel.
+extern template cudaError_t launch_gemm_grad_weight_typed<__half>(const GradWeightArguments&, int,
+                                                                  int, cudaStream_t);
+extern template cudaError_t launch_gemm_grad_weight_typed<__nv_bfloat16>(
+    const GradWeightArguments&, int, int, cudaStream_t);
+extern template cudaError_t launch_gemm_grad_weight_typed<float>(const GradWeightArguments&, int,
+                                                                 int, cudaStream_t);
+
+namespace {
+
+int element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
+
+int vector_of(TileFill fill) {
+  return fill == TileFill::kPairs ? 2 : fill == TileFill::kQuads ? 4 : 1;
+}
+
+// Bytes from one row to the next such that the rows of a fragment fall into different banks: an
+// odd number of 16-byte units for ldmatrix; 8 or 24 words modulo 32 for 32-bit loads, whose
+// fragments are four rows of eight words.
+int pitch_of(int channels, DataType type) {
+  if (type == DataType::kFloat32) return (channels % 16 == 8 ? channels : channels + 8) * 4;
+  return (channels / 8 | 1) * 16;
+}
+
+int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+TileFill widest_fill(const TensorPointer& operand, const std::array<int64_t, 5>& size,
+                     int64_t channels_per_group, DataType type) {
+  const int64_t bytes = element_bytes(type);
+  const auto address = reinterpret_cast<uintptr_t>(operand.data);
+  // Whether `elements` neighbours along `fast` start on a multiple of their size everywhere.
+  const auto aligned = [&](int fast, int64_t elements) {
+    bool result = operand.stride[fast] == 1 && address % (elements * bytes) == 0;
+    for (int dim = 0; dim < 5; ++dim)
+      result = result && (dim == fast || size[dim] == 1 || operand.stride[dim] % elements == 0);
+    return result;
+  };
+  if (aligned(1, 16 / bytes) && channels_per_group * bytes % 16 == 0) return TileFill::kAsync;
+  if (size[4] % 4 == 0 && aligned(4, 4)) return TileFill::kQuads;
+  if (size[4] % 2 == 0 && aligned(4, 2)) return TileFill::kPairs;
+  return TileFill::kElements;
+}
+
+bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, const TensorPointer& grad_output,
+                             const TensorPointer& input) {
+  const TensorPointer& still = plan.mirrored ? grad_output : input;
+  const TensorPointer& moving = plan.mirrored ? input : grad_output;
+  int64_t still_span = 0, moving_span = 0;
+  for (int a = 0; a < 3; ++a) {
+    const ContractionAxis& axis = plan.axes[a];
+    still_span += (axis.tile + 4) * still.stride[2 + a];
+    moving_span += (axis.extent_of_tile() + 4) * moving.stride[2 + a];
+  }
+  constexpr int64_t kMost = std::numeric_limits<int>::max();
+  return still_span <= kMost && moving_span <= kMost;
+}
+
+GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type,
+                                           const GemmGradWeightPlan& plan) {
+  GemmGradWeightSizes sizes{};
+  sizes.still_channels = static_cast<int>(plan.mirrored ? problem.out_channels_per_group()
+                                                        : problem.in_channels_per_group());
+  sizes.moving_channels = static_cast<int>(plan.mirrored ? problem.in_channels_per_group()
+                                                         : problem.out_channels_per_group());
+  const int still_slice = 16 * plan.still_fragments, moving_slice = 8 * plan.moving_fragments;
+  sizes.still_slices = static_cast<int>(ceil_of(sizes.still_channels, still_slice));
+  sizes.moving_slices = static_cast<int>(ceil_of(sizes.moving_channels, moving_slice));
+  sizes.jobs = problem.groups * sizes.still_slices * sizes.moving_slices;
+  sizes.tiles = problem.batch;
+  int64_t positions = 1, rows = 1;
+  for (const ContractionAxis& axis : plan.axes) {
+    sizes.jobs *= axis.groups();
+    sizes.tiles *= axis.tiles();
+    positions *= axis.tile;
+    rows *= axis.rows();
+  }
+  const ContractionAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  const int still_vector = vector_of(plan.still_fill), moving_vector = vector_of(plan.moving_fill);
+  const int64_t still_rows = ceil_of(positions, 16) * 16;
+  const int64_t still_items = static_cast<int64_t>(d.tile) * h.tile * ceil_of(w.tile, still_vector);
+  const int64_t moving_items =
+      moving_vector == 1
+          ? rows
+          : static_cast<int64_t>(d.rows()) * h.rows() *
+                ceil_of(w.extent_of_tile() + moving_vector - 1, moving_vector);
+  sizes.still_pitch = pitch_of(still_slice, type);
+  sizes.moving_pitch = pitch_of(moving_slice, type);
+  const int64_t moving_at = still_rows * sizes.still_pitch;
+  const int64_t stage_bytes = moving_at + rows * sizes.moving_pitch;
+  const int64_t still_items_at = plan.stages * stage_bytes;
+  const int64_t moving_items_at =
+      still_items_at + ceil_of(still_items * (still_vector == 1 ? 8 : 16), 16) * 16;
+  const int64_t position_rows_at =
+      moving_items_at + ceil_of(moving_items * (moving_vector == 1 ? 8 : 16), 16) * 16;
+  const int64_t shared_bytes = position_rows_at + still_rows * 4;
+  sizes.shared_bytes = std::numeric_limits<int>::max();
+  if (shared_bytes < 1 << 20 && rows < 65535) {
+    sizes.still_rows = static_cast<int>(still_rows);
+    sizes.moving_rows = static_cast<int>(rows);
+    sizes.still_items = static_cast<int>(still_items);
+    sizes.moving_items = static_cast<int>(moving_items);
+    sizes.moving_at = static_cast<int>(moving_at);
+    sizes.stage_bytes = static_cast<int>(stage_bytes);
+    sizes.still_items_at = static_cast<int>(still_items_at);
+    sizes.moving_items_at = static_cast<int>(moving_items_at);
+    sizes.position_rows_at = static_cast<int>(position_rows_at);
+    sizes.shared_bytes = static_cast<int>(shared_bytes);
+  }
+  sizes.slots = static_cast<int64_t>(plan.splits) * plan.position_warps;
+  if (sizes.slots > 1)
+    sizes.workspace_bytes = sizes.slots * sizes.jobs * plan.tap_warps * plan.taps *
+                            plan.still_fragments * plan.moving_fragments * 512;
+  return sizes;
+}
+
+cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
+                                    const GemmGradWeightPlan& plan, TensorPointer grad_output,
+                                    TensorPointer input, TensorPointer grad_weight,
+                                    void* workspace, cudaStream_t stream) {
+  GradWeightArguments args{};
+  args.sizes = gemm_grad_weight_sizes(problem, type, plan);
+  args.batch = static_cast<int>(problem.batch);
+  args.tap_warps = plan.tap_warps;
+  args.position_warps = plan.position_warps;
+  args.stages = plan.stages;
+  args.splits = plan.splits;
+  args.tiles_per_split = ceil_of(args.sizes.tiles, plan.splits);
+  args.workspace = static_cast<float4*>(args.sizes.slots > 1 ? workspace : nullptr);
+
+  const auto operand = [&](const TensorPointer& tensor, TileFill fill, int channels, int items,
+                           int pitch) {
+    FillOperand result{};
+    result.tensor = tensor;
+    result.fill = fill;
+    result.vector = vector_of(fill);
+    result.channels = channels;
+    result.items = items;
+    result.pitch = pitch;
+    return result;
+  };
+  args.still = operand(plan.mirrored ? grad_output : input, plan.still_fill,
+                       args.sizes.still_channels, args.sizes.still_items, args.sizes.still_pitch);
+  args.moving =
+      operand(plan.mirrored ? input : grad_output, plan.moving_fill, args.sizes.moving_channels,
+              args.sizes.moving_items, args.sizes.moving_pitch);
+  args.result_group_stride = problem.in_channels_per_group() * grad_weight.stride[0];
+  args.result_still_stride = grad_weight.stride[plan.mirrored ? 1 : 0];
+  args.result_moving_stride = grad_weight.stride[plan.mirrored ? 0 : 1];
+  int64_t mirror_offset = 0;
+  for (int a = 0; a < 3; ++a) {
+    const ContractionAxis& axis = plan.axes[a];
+    args.axes[a] = axis;
+    args.taps_per_block[a] = axis.groups();
+    const int slack = a == 2 ? args.moving.vector - 1 : 0;
+    args.still.extent[a] = axis.still_extent;
+    args.still.advance[a] = axis.tile;
+    args.still.reach[a] = axis.tile;
+    args.moving.extent[a] = axis.moving_extent;
+    args.moving.advance[a] = axis.stride * axis.tile;
+    args.moving.reach[a] = axis.extent_of_tile() + slack;
+    const int64_t stride = grad_weight.stride[2 + a];
+    args.result_tap_stride[a] = plan.mirrored ? -stride : stride;
+    if (plan.mirrored) mirror_offset += (axis.kernel - 1) * stride;
+  }
+  args.result = static_cast<char*>(grad_weight.data) + mirror_offset * element_bytes(type);
+  switch (type) {
+    case DataType::kFloat16:
+      return launch_gemm_grad_weight_typed<__half>(args, plan.still_fragments,
+                                                   plan.moving_fragments, stream);
+    case DataType::kBFloat16:
+      return launch_gemm_grad_weight_typed<__nv_bfloat16>(args, plan.still_fragments,
+                                                          plan.moving_fragments, stream);
+    case DataType::kFloat32:
+      return launch_gemm_grad_weight_typed<float>(args, plan.still_fragments,
+                                                  plan.moving_fragments, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace convt3d

@@ -1,0 +1,469 @@
+// grad_weight as one implicit matrix product per tap (mma.sync):
+//
+//   rows     channels of the still operand     (normally the input)
+//   columns  channels of the moving operand    (normally grad_output)
+//   depth    positions of the still operand, batch included
+//
+//   tiles    both operands' tiles of positions go global -> shared, one row per position with its
+//            channels side by side; the moving one with the halo of the block's taps and
+//            de-interleaved into residue planes. A tap is then an offset to other rows.
+//   product  the depth is the row dimension in shared memory: ldmatrix.trans turns rows into
+//            fragments. Every lane addresses its own row, so tiles of any width work.
+//   sums     stay in registers over all tiles of a block's share ("split"). Several shares write
+//            partial sums to a workspace, which a second kernel adds in a fixed order: the same
+//            bits in every run.
+#pragma once
+
+#include "gemm_grad_weight.h"
+#include "gemm_grad_weight_fill.cuh"
+#include "mma.cuh"
+#include "scalar.cuh"
+
+namespace convt3d {
+
+constexpr int kStepPositions = 16;
+// float32: k-steps that the tensor cores sum up before the sums move on to float32 registers,
+// because tensor cores cut the low bits of every sum they carry.
+constexpr int kShortSteps = 4;
+
+struct GradWeightArguments {
+  ContractionAxis axes[3];
+  GemmGradWeightSizes sizes;
+  FillOperand still, moving;
+  int batch;
+  int taps_per_block[3];  // groups of taps per axis
+  int tap_warps, position_warps, stages;
+  int splits;
+  int64_t tiles_per_split;
+  // The result, by still channel, moving channel and tap (strides of mirrored taps are negative).
+  void* result;
+  int64_t result_group_stride, result_still_stride, result_moving_stride, result_tap_stride[3];
+  float4* workspace;  // nullptr: write the result
+};
+
+// What the blocks with one index compute.
+struct GradWeightJob {
+  int still_slice, moving_slice, group;
+  int first_tap[3], taps[3];
+};
+
+__device__ inline GradWeightJob job_at(const GradWeightArguments& args, int index) {
+  GradWeightJob job;
+  const auto take = [&index](int extent) {
+    const int coordinate = index % extent;
+    index /= extent;
+    return coordinate;
+  };
+#pragma unroll
+  for (int a = 2; a >= 0; --a) {
+    const ContractionAxis& axis = args.axes[a];
+    job.first_tap[a] = take(args.taps_per_block[a]) * axis.group;
+    job.taps[a] = min(axis.group, axis.kernel - job.first_tap[a]);
+  }
+  job.moving_slice = take(args.sizes.moving_slices);
+  job.still_slice = take(args.sizes.still_slices);
+  job.group = index;
+  return job;
+}
+
+// Tap `index` of a job, per axis.
+__device__ inline void tap_at(const GradWeightJob& job, int index, int (&tap)[3]) {
+  tap[2] = job.first_tap[2] + index % job.taps[2];
+  tap[1] = job.first_tap[1] + index / job.taps[2] % job.taps[1];
+  tap[0] = job.first_tap[0] + index / job.taps[2] / job.taps[1];
+}
+
+// Writes the four sums that a lane holds of one 16 x 8 fragment.
+template <typename T>
+__device__ void write_fragment(const GradWeightArguments& args, const GradWeightJob& job,
+                               const int (&tap)[3], int still_channel, int moving_channel,
+                               float4 sum) {
+  const int lane = threadIdx.x % 32;
+  still_channel += lane / 4;
+  moving_channel += lane % 4 * 2;
+  T* result = static_cast<T*>(args.result) + job.group * args.result_group_stride +
+              still_channel * args.result_still_stride +
+              moving_channel * args.result_moving_stride + tap[0] * args.result_tap_stride[0] +
+              tap[1] * args.result_tap_stride[1] + tap[2] * args.result_tap_stride[2];
+  const float value[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    if (still_channel + e / 2 * 8 < args.sizes.still_channels &&
+        moving_channel + e % 2 < args.sizes.moving_channels)
+      result[e / 2 * 8 * args.result_still_stride + e % 2 * args.result_moving_stride] =
+          Convert<T>::from(value[e]);
+  }
+}
+
+// ---- The product -----------------------------------------------------------------------------
+template <typename T, int kStill, int kMoving, int kTaps>
+struct TapTile {
+  float sum[kTaps][kStill][kMoving][4];
+
+  __device__ void clear() {
+#pragma unroll
+    for (auto& tap : sum)
+#pragma unroll
+      for (auto& row : tap)
+#pragma unroll
+        for (auto& fragment : row)
+#pragma unroll
+          for (float& value : fragment) value = 0.f;
+  }
+  __device__ void add(const TapTile& other) {
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t)
+#pragma unroll
+      for (int i = 0; i < kStill; ++i)
+#pragma unroll
+        for (int j = 0; j < kMoving; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sum[t][i][j][e] += other.sum[t][i][j][e];
+  }
+
+  // 16-bit: 16 positions. `still` and `moving` are this lane's addresses (row lane % 16, second
+  // unit for the upper half warp), `offset` the taps' row offsets in bytes.
+  __device__ void multiply(uint32_t still, uint32_t moving, const int (&offset)[kTaps]) {
+    uint32_t a[kStill][4];
+#pragma unroll
+    for (int i = 0; i < kStill; ++i) {
+      uint32_t matrices[4];
+      load_matrix_trans_x4(matrices, still + i * 32);
+      a[i][0] = matrices[0];
+      a[i][2] = matrices[1];
+      a[i][1] = matrices[2];
+      a[i][3] = matrices[3];
+    }
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) {
+      const uint32_t rows = moving + offset[t];
+#pragma unroll
+      for (int j = 0; j + 1 < kMoving; j += 2) {
+        uint32_t b[4];
+        load_matrix_trans_x4(b, rows + j * 16);
+#pragma unroll
+        for (int i = 0; i < kStill; ++i) {
+          multiply_tile<T>(sum[t][i][j], a[i], b[0], b[1]);
+          multiply_tile<T>(sum[t][i][j + 1], a[i], b[2], b[3]);
+        }
+      }
+      if constexpr (kMoving % 2 == 1) {
+        uint32_t b[2];
+        load_matrix_trans_x2(b, rows + (kMoving - 1) * 16);
+#pragma unroll
+        for (int i = 0; i < kStill; ++i)
+          multiply_tile<T>(sum[t][i][kMoving - 1], a[i], b[0], b[1]);
+      }
+    }
+  }
+
+  // float32: 8 positions. `still` and `moving` point to this lane's rows lane % 4 and lane % 4 + 4,
+  // at channel lane / 4.
+  __device__ void multiply(const float* (&still)[2], const float* (&moving)[2],
+                           const int (&offset)[kTaps]) {
+    // A sum of two TF32 values keeps float32's digits; the tensor cores ignore the low half's own
+    // low bits.
+    const auto split = [](float value, uint32_t& high, uint32_t& low) {
+      high = round_to_tf32(__float_as_uint(value));
+      low = __float_as_uint(value - __uint_as_float(high));
+    };
+    uint32_t a[kStill][4], a_low[kStill][4];
+#pragma unroll
+    for (int i = 0; i < kStill; ++i) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) split(still[e / 2][i * 16 + e % 2 * 8], a[i][e], a_low[i][e]);
+    }
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) {
+#pragma unroll
+      for (int j = 0; j < kMoving; ++j) {
+        uint32_t b[2], b_low[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float* row =
+              reinterpret_cast<const float*>(reinterpret_cast<const char*>(moving[e]) + offset[t]);
+          split(row[j * 8], b[e], b_low[e]);
+        }
+#pragma unroll
+        for (int i = 0; i < kStill; ++i) {
+          multiply_tile<T>(sum[t][i][j], a_low[i], b[0], b[1]);
+          multiply_tile<T>(sum[t][i][j], a[i], b_low[0], b_low[1]);
+          multiply_tile<T>(sum[t][i][j], a[i], b[0], b[1]);
+        }
+      }
+    }
+  }
+};
+
+template <typename T, int kStill, int kMoving, int kTaps>
+__device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const char* still,
+                              const char* moving, const int* position_rows, int step,
+                              int still_pitch, const int (&offset)[kTaps]) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (sizeof(T) == 2) {
+    const int position = step * kStepPositions + lane % 16;
+    const uint32_t unit = lane / 16 * 16;
+    tile.multiply(shared_address(still) + position * still_pitch + unit,
+                  shared_address(moving) + position_rows[position] + unit, offset);
+  } else {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float *a[2], *b[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int position = step * kStepPositions + half * 8 + e * 4 + lane % 4;
+        a[e] = reinterpret_cast<const float*>(still + position * still_pitch) + lane / 4;
+        b[e] = reinterpret_cast<const float*>(moving + position_rows[position]) + lane / 4;
+      }
+      tile.multiply(a, b, offset);
+    }
+  }
+}
+
+template <typename T, int kStill, int kMoving, int kTaps>
+__global__ void __launch_bounds__(32 * kGradWeightWarps)
+    gemm_grad_weight_kernel(const __grid_constant__ GradWeightArguments args) {
+  extern __shared__ __align__(16) char shared[];
+  const GemmGradWeightSizes& sizes = args.sizes;
+  const int warp = threadIdx.x / 32;
+  const int tap_warp = warp % args.tap_warps, position_warp = warp / args.tap_warps;
+  const GradWeightJob job = job_at(args, blockIdx.x % sizes.jobs);
+  const int split = blockIdx.x / sizes.jobs;
+
+  // Channels and positions beyond the tensors stay zero.
+  for (int at = threadIdx.x * 16; at < args.stages * sizes.stage_bytes; at += blockDim.x * 16)
+    *reinterpret_cast<uint4*>(shared + at) = uint4{0, 0, 0, 0};
+  int* position_rows = reinterpret_cast<int*>(shared + sizes.position_rows_at);
+  tabulate_still(args.still, args.axes, shared + sizes.still_items_at);
+  tabulate_moving(args.moving, args.axes, job.first_tap, shared + sizes.moving_items_at);
+  for (int at = threadIdx.x; at < sizes.still_rows; at += blockDim.x) {
+    const int tile_h = args.axes[1].tile, tile_w = args.axes[2].tile;
+    const int row = (at / tile_w / tile_h * args.axes[1].rows() + at / tile_w % tile_h) *
+                        args.axes[2].rows() +
+                    at % tile_w;
+    const bool inside = at < args.axes[0].tile * tile_h * tile_w;
+    position_rows[at] = inside ? row * sizes.moving_pitch : 0;
+  }
+  int offset[kTaps];
+#pragma unroll
+  for (int t = 0; t < kTaps; ++t) {
+    const int index = tap_warp * kTaps + t;
+    int tap[3], row = 0;
+    tap_at(job, index < job.taps[0] * job.taps[1] * job.taps[2] ? index : 0, tap);
+#pragma unroll
+    for (int a = 0; a < 3; ++a)
+      row = row * args.axes[a].rows() + args.axes[a].row_of_tap(job.first_tap[a], tap[a]);
+    offset[t] = row * sizes.moving_pitch;
+  }
+  __syncthreads();
+
+  // Origins of the operands' tiles at position tile 0.
+  FillOrigin still_origin{{0, 0, 0}}, moving_origin;
+#pragma unroll
+  for (int a = 0; a < 3; ++a)
+    moving_origin.coordinate[a] = args.axes[a].first_coordinate(job.first_tap[a]);
+  moving_origin.coordinate[2] = align_down(moving_origin.coordinate[2], args.moving.vector);
+  const T* still_source = slice_pointer<T>(args.still, job.group, job.still_slice * 16 * kStill);
+  const T* moving_source =
+      slice_pointer<T>(args.moving, job.group, job.moving_slice * 8 * kMoving);
+  const int still_channels = min(16 * kStill, sizes.still_channels - job.still_slice * 16 * kStill);
+  const int moving_channels =
+      min(8 * kMoving, sizes.moving_channels - job.moving_slice * 8 * kMoving);
+
+  const int64_t first = split * args.tiles_per_split;
+  const int64_t last = min(first + args.tiles_per_split, sizes.tiles);
+  int place[4];  // batch, tile along depth, height, width
+  {
+    int64_t rest = first;
+#pragma unroll
+    for (int a = 2; a >= 0; --a) {
+      place[a + 1] = static_cast<int>(rest % args.axes[a].tiles());
+      rest /= args.axes[a].tiles();
+    }
+    place[0] = static_cast<int>(rest);
+  }
+  const auto fill = [&](int stage) {
+    char* destination = shared + stage * sizes.stage_bytes;
+    fill_tile<T>(args.still, still_origin, still_source, still_channels, place,
+                 shared + sizes.still_items_at, destination);
+    fill_tile<T>(args.moving, moving_origin, moving_source, moving_channels, place,
+                 shared + sizes.moving_items_at, destination + sizes.moving_at);
+    copy_async_commit();
+#pragma unroll
+    for (int a = 2; a >= 0; --a) {
+      if (++place[a + 1] < args.axes[a].tiles()) return;
+      place[a + 1] = 0;
+    }
+    ++place[0];
+  };
+
+  TapTile<T, kStill, kMoving, kTaps> tile;
+  tile.clear();
+  int stage = 0;
+  if (args.stages > 1 && first < last) fill(0);
+  for (int64_t index = first; index < last; ++index) {
+    if (args.stages == 1) {
+      fill(0);
+      copy_async_wait<0>();
+    } else {
+      if (index + 1 < last) {
+        fill(stage ^ 1);
+        copy_async_wait<1>();
+      } else {
+        copy_async_wait<0>();
+      }
+    }
+    __syncthreads();
+    const char* still = shared + stage * sizes.stage_bytes;
+    const char* moving = still + sizes.moving_at;
+    const int steps = sizes.still_rows / kStepPositions;
+    if constexpr (sizeof(T) == 2) {
+#pragma unroll 2
+      for (int step = position_warp; step < steps; step += args.position_warps)
+        multiply_step<T>(tile, still, moving, position_rows, step, sizes.still_pitch, offset);
+    } else {
+      for (int from = position_warp; from < steps; from += kShortSteps * args.position_warps) {
+        TapTile<T, kStill, kMoving, kTaps> partial;
+        partial.clear();
+        const int to = min(steps, from + kShortSteps * args.position_warps);
+#pragma unroll 1
+        for (int step = from; step < to; step += args.position_warps)
+          multiply_step<T>(partial, still, moving, position_rows, step, sizes.still_pitch, offset);
+        tile.add(partial);
+      }
+    }
+    __syncthreads();
+    if (args.stages > 1) stage ^= 1;
+  }
+
+  const int lane = threadIdx.x % 32;
+  const int slot = split * args.position_warps + position_warp;
+  float4* partials = args.workspace == nullptr
+                         ? nullptr
+                         : args.workspace + (slot * sizes.jobs + blockIdx.x % sizes.jobs) *
+                                                (args.tap_warps * kTaps * kStill * kMoving * 32) +
+                               tap_warp * (kTaps * kStill * kMoving * 32) + lane;
+#pragma unroll
+  for (int t = 0; t < kTaps; ++t) {
+    const int index_of_tap = tap_warp * kTaps + t;
+    const bool present = index_of_tap < job.taps[0] * job.taps[1] * job.taps[2];
+    int tap[3];
+    tap_at(job, index_of_tap, tap);
+#pragma unroll
+    for (int i = 0; i < kStill; ++i) {
+#pragma unroll
+      for (int j = 0; j < kMoving; ++j) {
+        const float(&s)[4] = tile.sum[t][i][j];
+        const float4 sum{s[0], s[1], s[2], s[3]};
+        if (partials != nullptr) {
+          partials[((t * kStill + i) * kMoving + j) * 32] = sum;
+        } else if (present) {
+          write_fragment<T>(args, job, tap, (job.still_slice * kStill + i) * 16,
+                            (job.moving_slice * kMoving + j) * 8, sum);
+        }
+      }
+    }
+  }
+}
+
+// ---- Sum of the partial results --------------------------------------------------------------
+// A block adds up the slots of one fragment: each warp every kSumWarps-th slot, then the warps.
+constexpr int kSumWarps = 8;
+
+template <typename T>
+__global__ void __launch_bounds__(32 * kSumWarps)
+    sum_partials(const __grid_constant__ GradWeightArguments args, int still_fragments,
+                 int moving_fragments, int taps) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const GemmGradWeightSizes& sizes = args.sizes;
+  const int fragments = still_fragments * moving_fragments;
+  int64_t flat = blockIdx.x;
+  const int j = static_cast<int>(flat % moving_fragments);
+  flat /= moving_fragments;
+  const int i = static_cast<int>(flat % still_fragments);
+  flat /= still_fragments;
+  const int tap_index = static_cast<int>(flat % (args.tap_warps * taps));
+  const GradWeightJob job = job_at(args, static_cast<int>(flat / (args.tap_warps * taps)));
+  if (tap_index >= job.taps[0] * job.taps[1] * job.taps[2]) return;
+
+  const int64_t slot_stride = sizes.jobs * args.tap_warps * taps * fragments * 32;
+  const float4* source = args.workspace + static_cast<int64_t>(blockIdx.x) * 32 + lane;
+  float4 sum{0.f, 0.f, 0.f, 0.f};
+  const auto accumulate = [&sum](const float4& value) {
+    sum.x += value.x;
+    sum.y += value.y;
+    sum.z += value.z;
+    sum.w += value.w;
+  };
+#pragma unroll 4
+  for (int slot = warp; slot < sizes.slots; slot += kSumWarps)
+    accumulate(source[slot * slot_stride]);
+  __shared__ float4 sums[kSumWarps][32];
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0) return;
+#pragma unroll
+  for (int other = 1; other < kSumWarps; ++other) accumulate(sums[other][lane]);
+  int tap[3];
+  tap_at(job, tap_index, tap);
+  write_fragment<T>(args, job, tap, (job.still_slice * still_fragments + i) * 16,
+                    (job.moving_slice * moving_fragments + j) * 8, sum);
+}
+
+// ---- Launch ----------------------------------------------------------------------------------
+template <typename T, int kStill, int kMoving>
+cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStream_t stream) {
+  constexpr int kTaps = taps_per_warp(sizeof(T) == 4, kStill, kMoving);
+  if constexpr (kTaps > 0) {
+    const auto kernel = gemm_grad_weight_kernel<T, kStill, kMoving, kTaps>;
+    cudaError_t status = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
+    if (status != cudaSuccess) return status;
+    const auto blocks = static_cast<unsigned>(args.sizes.jobs * args.splits);
+    const int threads = 32 * args.tap_warps * args.position_warps;
+    kernel<<<blocks, threads, args.sizes.shared_bytes, stream>>>(args);
+    status = cudaGetLastError();
+    if (status != cudaSuccess || args.workspace == nullptr) return status;
+    const auto fragments =
+        static_cast<unsigned>(args.sizes.jobs * args.tap_warps * kTaps * kStill * kMoving);
+    sum_partials<T><<<fragments, 32 * kSumWarps, 0, stream>>>(args, kStill, kMoving, kTaps);
+    return cudaGetLastError();
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <typename T>
+cudaError_t launch_gemm_grad_weight_typed(const GradWeightArguments& args, int still_fragments,
+                                          int moving_fragments, cudaStream_t stream) {
+  const auto with_moving = [&](auto still) {
+    constexpr int kStill = decltype(still)::value;
+    switch (moving_fragments) {
+      case 1:
+        return launch_grad_weight_kernel<T, kStill, 1>(args, stream);
+      case 2:
+        return launch_grad_weight_kernel<T, kStill, 2>(args, stream);
+      case 3:
+        return launch_grad_weight_kernel<T, kStill, 3>(args, stream);
+      case 4:
+        return launch_grad_weight_kernel<T, kStill, 4>(args, stream);
+      case 8:
+        return launch_grad_weight_kernel<T, kStill, 8>(args, stream);
+      default:
+        return cudaErrorInvalidValue;
+    }
+  };
+  switch (still_fragments) {
+    case 1:
+      return with_moving(std::integral_constant<int, 1>{});
+    case 2:
+      return with_moving(std::integral_constant<int, 2>{});
+    case 3:
+      return with_moving(std::integral_constant<int, 3>{});
+    case 4:
+      return with_moving(std::integral_constant<int, 4>{});
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace convt3d

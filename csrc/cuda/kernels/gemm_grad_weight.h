@@ -1,0 +1,79 @@
+// grad_weight on tensor cores, for compute capability 8.0 and later (launch interface).
+#pragma once
+
+#include "direct.h"
+#include "gemm_grad_weight_geometry.h"
+
+namespace convt3d {
+
+constexpr int kGradWeightWarps = 8;  // most per block
+
+// How an operand's tile gets into shared memory.
+enum class TileFill {
+  kAsync,     // 16-byte cp.async: channels side by side, aligned
+  kElements,  // one element after the other: any strides
+  kPairs,     // two neighbours along w per load
+  kQuads,     // four neighbours along w per load
+};
+
+// What the plan decides. A block owns a slice of channels of either operand and a box of taps, and
+// walks over its share of the position tiles; each of its warps owns `taps` taps of the box, all
+// channels of both slices, and every position_warps-th k-step.
+struct GemmGradWeightPlan {
+  ContractionAxis axes[3];
+  bool mirrored;         // grad_output is still and the input moves
+  int still_fragments;   // 16-channel fragments of the still operand's slice: 1 to 4
+  int moving_fragments;  // 8-channel fragments of the moving operand's slice: 1, 2, 3, 4 or 8
+  int taps;              // per warp: fixed by the fragments, see taps_per_warp
+  int tap_warps;         // warps that share the box of taps
+  int position_warps;    // warps that share the positions of a tile
+  TileFill still_fill, moving_fill;
+  int stages;  // buffered tiles: 2 where both fills are asynchronous
+  int splits;  // shares of the position tiles
+};
+
+// Taps whose sums fit a warp's registers beside its working set; 0: no such kernel. float32 keeps
+// two sets of sums.
+constexpr int taps_per_warp(bool single, int still_fragments, int moving_fragments) {
+  const int fragments = still_fragments * moving_fragments;
+  const int most = (single ? 16 : 32) / fragments;
+  return most > 8 ? 8 : most;
+}
+
+// Facts that follow from a problem and a plan.
+struct GemmGradWeightSizes {
+  int still_channels, moving_channels;  // per group
+  int still_slices, moving_slices;      // per group
+  int64_t jobs;                         // blocks per split
+  int64_t tiles;                        // position tiles, batch included
+  int still_rows;                       // positions per tile, rounded up to whole k-steps
+  int moving_rows;
+  int still_items, moving_items;  // rows, or vectors along w, that a fill walks over
+  int still_pitch, moving_pitch;  // bytes
+  // Shared memory: tiles of all stages, then the tables; offsets in bytes.
+  int moving_at;  // in a stage
+  int stage_bytes;
+  int still_items_at, moving_items_at, position_rows_at;
+  int shared_bytes;
+  int64_t slots;            // partial results per weight
+  int64_t workspace_bytes;  // 0: results are written directly
+};
+GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type,
+                                           const GemmGradWeightPlan& plan);
+
+// How tiles of an operand can be filled, whatever the plan: the widest way that its memory allows.
+TileFill widest_fill(const TensorPointer& operand, const std::array<int64_t, 5>& size,
+                     int64_t channels_per_group, DataType type);
+// Whether offsets inside one tile fit the kernel's 32 bits for tensors of these strides.
+bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, const TensorPointer& grad_output,
+                             const TensorPointer& input);
+
+// Enqueues the product and, where there are several partial results, their sum in fixed order.
+// `workspace` has workspace_bytes, 16-byte aligned. For kFloat16, kBFloat16 and kFloat32 only;
+// float32 products are three TF32 products each, which keeps float32's order of error.
+cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
+                                    const GemmGradWeightPlan& plan, TensorPointer grad_output,
+                                    TensorPointer input, TensorPointer grad_weight,
+                                    void* workspace, cudaStream_t stream);
+
+}  // namespace convt3d

@@ -1,0 +1,282 @@
+// Filling tiles of channel rows for grad_weight: global memory in any layout -> shared memory with
+// the channels of a position side by side.
+//
+// A table in shared memory, written once per block, lists the items of a tile: rows, or vectors of
+// neighbours along w whose elements belong to several rows. Each tile then only adds its origin;
+// bounds are checked only where the tile reaches over the tensor's edge.
+#pragma once
+
+#include "gemm_grad_weight.h"
+#include "mma.cuh"
+
+namespace convt3d {
+
+struct FillOperand {
+  TensorPointer tensor;
+  TileFill fill;
+  int vector;       // neighbours along w per load; 1 for whole rows
+  int channels;     // per group
+  int items;        // per tile
+  int pitch;        // bytes per row of shared memory
+  int extent[3];    // of the tensor
+  int advance[3];   // coordinates from one tile to the next
+  int reach[3];     // coordinates that a tile spans
+};
+
+struct FillOrigin {
+  int coordinate[3];  // of the tile of positions 0
+};
+
+// Coordinates of an item relative to the tile's origin, 10 + 10 + 12 bits.
+constexpr int kMostReach = 1 << 10, kMostReachW = 1 << 12;
+__device__ inline uint32_t pack_coordinates(int d, int h, int w) { return d << 22 | h << 12 | w; }
+
+struct RowItem {
+  int offset;  // elements from the origin
+  uint32_t coordinates;
+};
+// Rows of the elements of a vector; kNoRow where no tap needs one.
+constexpr uint32_t kNoRow = 0xffff;
+struct VectorItem {
+  int offset;
+  uint32_t coordinates;
+  uint32_t rows[2];  // four 16-bit numbers
+};
+
+__host__ __device__ inline int align_down(int value, int multiple) {
+  return value - (value % multiple + multiple) % multiple;
+}
+
+template <typename T>
+__device__ const T* slice_pointer(const FillOperand& operand, int group, int channel) {
+  return static_cast<const T*>(operand.tensor.data) +
+         (static_cast<int64_t>(group) * operand.channels + channel) * operand.tensor.stride[1];
+}
+
+__device__ inline void write_item(const FillOperand& operand, void* table, int item, int d, int h,
+                                  int w, uint32_t rows_01, uint32_t rows_23) {
+  const int offset = static_cast<int>(d * operand.tensor.stride[2] + h * operand.tensor.stride[3] +
+                                      w * operand.tensor.stride[4]);
+  if (operand.vector == 1) {
+    static_cast<RowItem*>(table)[item] = {offset, pack_coordinates(d, h, w)};
+  } else {
+    static_cast<VectorItem*>(table)[item] = {
+        offset, pack_coordinates(d, h, w), {rows_01, rows_23}};
+  }
+}
+
+// Items of a tile with `lines` lines of rows: rows one by one, or vectors along w.
+template <typename Line, typename Width>
+__device__ void tabulate(const FillOperand& operand, int items_per_line, void* table,
+                         const Line& line_at, const Width& row_at) {
+  for (int item = threadIdx.x; item < operand.items; item += blockDim.x) {
+    const int at = item % items_per_line;
+    int first_row, d, h;
+    line_at(item / items_per_line, first_row, d, h);
+    uint32_t rows[4] = {kNoRow, kNoRow, kNoRow, kNoRow};
+    if (operand.vector > 1) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (e >= operand.vector) break;
+        const int row = row_at(at * operand.vector + e);
+        if (row >= 0) rows[e] = first_row + row;
+      }
+    }
+    write_item(operand, table, item, d, h, operand.vector > 1 ? at * operand.vector : row_at(at),
+               rows[0] | rows[1] << 16, rows[2] | rows[3] << 16);
+  }
+}
+
+__device__ inline void tabulate_still(const FillOperand& operand, const ContractionAxis (&axes)[3],
+                                      void* table) {
+  const int tile_h = axes[1].tile, tile_w = axes[2].tile;
+  tabulate(
+      operand, (tile_w + operand.vector - 1) / operand.vector, table,
+      [&](int line, int& first_row, int& d, int& h) {
+        d = line / tile_h;
+        h = line % tile_h;
+        first_row = line * tile_w;
+      },
+      [&](int w) { return w < tile_w ? w : -1; });
+}
+
+__device__ inline void tabulate_moving(const FillOperand& operand,
+                                       const ContractionAxis (&axes)[3], const int (&first_tap)[3],
+                                       void* table) {
+  const ContractionAxis &d_axis = axes[0], &h_axis = axes[1], &w_axis = axes[2];
+  const int rows_h = h_axis.rows(), rows_w = w_axis.rows();
+  const int first_w = w_axis.first_coordinate(first_tap[2]);
+  const int aligned_w = align_down(first_w, operand.vector);
+  const int items_per_line =
+      operand.vector == 1 ? rows_w : (operand.reach[2] + operand.vector - 1) / operand.vector;
+  tabulate(
+      operand, items_per_line, table,
+      [&](int line, int& first_row, int& d, int& h) {
+        const int row_d = line / rows_h, row_h = line % rows_h;
+        d = d_axis.coordinate(first_tap[0], row_d) - d_axis.first_coordinate(first_tap[0]);
+        h = h_axis.coordinate(first_tap[1], row_h) - h_axis.first_coordinate(first_tap[1]);
+        first_row = line * rows_w;
+      },
+      [&](int at) {
+        return operand.vector == 1 ? w_axis.coordinate(first_tap[2], at) - first_w
+                                   : w_axis.row_of_coordinate(first_tap[2], aligned_w + at);
+      });
+}
+
+// ---- One tile --------------------------------------------------------------------------------
+struct TileBounds {
+  int origin[3];
+  int extent[3];
+  bool inside;  // all of the tile
+  __device__ bool contains(uint32_t coordinates) const {
+    if (inside) return true;
+    return static_cast<unsigned>(origin[0] + static_cast<int>(coordinates >> 22)) <
+               static_cast<unsigned>(extent[0]) &&
+           static_cast<unsigned>(origin[1] + static_cast<int>(coordinates >> 12 & 1023)) <
+               static_cast<unsigned>(extent[1]) &&
+           static_cast<unsigned>(origin[2] + static_cast<int>(coordinates & 4095)) <
+               static_cast<unsigned>(extent[2]);
+  }
+};
+
+// Rows of whole 16-byte units, asynchronously: neighbouring threads take neighbouring units.
+template <typename T>
+__device__ void fill_async(const FillOperand& operand, const TileBounds& bounds, const T* source,
+                           int channels, const RowItem* items, char* tile) {
+  constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
+  const int units = channels / kUnitElements;
+  const int rows_at_once = blockDim.x / units;
+  const int first_row = threadIdx.x / units, unit = threadIdx.x % units;
+  if (first_row >= rows_at_once) return;
+  source += unit * kUnitElements;
+  const uint32_t destination = shared_address(tile) + unit * 16;
+#pragma unroll 4
+  for (int row = first_row; row < operand.items; row += rows_at_once) {
+    const RowItem item = items[row];
+    const bool inside = bounds.contains(item.coordinates);
+    copy_async_16(destination + row * operand.pitch,
+                  inside ? source + item.offset : operand.tensor.data, inside);
+  }
+}
+
+template <int kBytes>
+struct LoadOf;
+template <>
+struct LoadOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct LoadOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct LoadOf<8> {
+  using type = uint2;
+};
+template <>
+struct LoadOf<16> {
+  using type = uint4;
+};
+
+__device__ inline uint32_t word_of(unsigned short load, int) { return load; }
+__device__ inline uint32_t word_of(uint32_t load, int) { return load; }
+__device__ inline uint32_t word_of(uint2 load, int word) { return word == 0 ? load.x : load.y; }
+__device__ inline uint32_t word_of(uint4 load, int word) {
+  return word == 0 ? load.x : word == 1 ? load.y : word == 2 ? load.z : load.w;
+}
+
+// Elements in any layout: a thread takes kVector neighbours along w of all channels of a unit and
+// writes one unit per row. Threads go along w first, for coalescing; kUnitLanes of them share an
+// item, because rows kVector apart would fall into the same banks.
+template <typename T, int kVector>
+__device__ void fill_elements(const FillOperand& operand, const TileBounds& bounds,
+                              const T* source, int channels, const void* table, char* tile) {
+  constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
+  constexpr int kMostUnitLanes = sizeof(T) == 2 ? kVector : kVector == 1 ? 2 : 4;
+  constexpr int kItemLanes = 8 / kMostUnitLanes;
+  using Load = typename LoadOf<static_cast<int>(sizeof(T)) * kVector>::type;
+  const int units = (channels + kUnitElements - 1) / kUnitElements;
+  // Few units: their lanes would idle.
+  const int unit_lanes = units >= kMostUnitLanes ? kMostUnitLanes : units >= 2 ? 2 : 1;
+  const int item_lanes = unit_lanes == kMostUnitLanes ? kItemLanes : 8 / unit_lanes;
+  const int first_unit = threadIdx.x / item_lanes % unit_lanes;
+  const int first_item = threadIdx.x % item_lanes + threadIdx.x / 8 * item_lanes;
+  const int items_at_once = blockDim.x / unit_lanes;
+  const int64_t stride = operand.tensor.stride[1];
+  for (int item = first_item; item < operand.items; item += items_at_once) {
+    int offset;
+    uint32_t coordinates, rows[2] = {0, 0};
+    if constexpr (kVector == 1) {
+      const RowItem entry = static_cast<const RowItem*>(table)[item];
+      offset = entry.offset;
+      coordinates = entry.coordinates;
+    } else {
+      const VectorItem entry = static_cast<const VectorItem*>(table)[item];
+      offset = entry.offset;
+      coordinates = entry.coordinates;
+      rows[0] = entry.rows[0];
+      rows[1] = entry.rows[1];
+    }
+    const bool inside = bounds.contains(coordinates);
+    for (int unit = first_unit; unit < units; unit += unit_lanes) {
+      const int channel = unit * kUnitElements;
+      const T* from = source + channel * stride + offset;
+      Load loads[kUnitElements] = {};
+#pragma unroll
+      for (int j = 0; j < kUnitElements; ++j) {
+        if (inside && channel + j < channels)
+          loads[j] = __ldg(reinterpret_cast<const Load*>(from));
+        from += stride;
+      }
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+        uint32_t words[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if constexpr (sizeof(T) == 2)
+            words[j] = __byte_perm(word_of(loads[2 * j], e / 2), word_of(loads[2 * j + 1], e / 2),
+                                   e % 2 == 0 ? 0x5410 : 0x7632);
+          else
+            words[j] = word_of(loads[j], e);
+        }
+        const uint32_t row = kVector == 1 ? item : rows[e / 2] >> e % 2 * 16 & 0xffff;
+        if (kVector == 1 || row != kNoRow)
+          *reinterpret_cast<uint4*>(tile + row * operand.pitch + unit * 16) =
+              uint4{words[0], words[1], words[2], words[3]};
+      }
+    }
+  }
+}
+
+// `place`: batch and position tile along each axis. Asynchronous copies are not waited for.
+template <typename T>
+__device__ void fill_tile(const FillOperand& operand, const FillOrigin& first, const T* source,
+                          int channels, const int (&place)[4], const void* table, char* tile) {
+  TileBounds bounds;
+  bounds.inside = true;
+  source += place[0] * operand.tensor.stride[0];
+#pragma unroll
+  for (int a = 0; a < 3; ++a) {
+    bounds.origin[a] = first.coordinate[a] + place[a + 1] * operand.advance[a];
+    bounds.extent[a] = operand.extent[a];
+    bounds.inside = bounds.inside && bounds.origin[a] >= 0 &&
+                    bounds.origin[a] + operand.reach[a] <= operand.extent[a];
+    source += bounds.origin[a] * operand.tensor.stride[2 + a];
+  }
+  switch (operand.fill) {
+    case TileFill::kAsync:
+      fill_async(operand, bounds, source, channels, static_cast<const RowItem*>(table), tile);
+      break;
+    case TileFill::kElements:
+      fill_elements<T, 1>(operand, bounds, source, channels, table, tile);
+      break;
+    case TileFill::kPairs:
+      fill_elements<T, 2>(operand, bounds, source, channels, table, tile);
+      break;
+    case TileFill::kQuads:
+      fill_elements<T, 4>(operand, bounds, source, channels, table, tile);
+      break;
+  }
+}
+
+}  // namespace convt3d
