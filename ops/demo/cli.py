@@ -105,7 +105,7 @@ def _run(device: torch.device, output: Path, steps: int) -> Path:
         trilinear=trilinear[0, 0].cpu(),
         decoded=decoded[0, 0].cpu(),
         losses=losses,
-        trilinear_loss=F.mse_loss(*(decoder.halves(v)[0] for v in (trilinear, scan))).item(),
+        trilinear_loss=F.mse_loss(decoder.halves(trilinear)[0], decoder.halves(scan)[0]).item(),
         psnr_trilinear=quality[0],
         psnr_decoded=quality[1],
     )
@@ -114,7 +114,7 @@ def _run(device: torch.device, output: Path, steps: int) -> Path:
 
 
 def _upsample(scan: Tensor) -> Tensor:
-    upsampled = upsample.upsample(scan)
+    upsampled = upsample.upsample(scan, upsample.trilinear_weight().to(scan.device))
     difference = upsample.difference(scan, upsampled)
     print(f"   {_size(scan)} -> {_size(upsampled)}")
     print(f"   largest difference from F.interpolate away from the border: {difference:.1e}")
@@ -130,7 +130,10 @@ def _train(model: torch.nn.Module, scan: Tensor, steps: int) -> list[float]:
     print(f"   {steps} steps on one half of the scan, backend {backend}; the first one compiles")
     training, _ = decoder.halves(scan)
     losses: list[float] = []
-    with tqdm(total=steps, unit="step", ncols=90, file=sys.stdout) as bar:
+    interval = 0.1 if sys.stdout.isatty() else 5.0  # seconds between redraws: a log keeps them all
+    with tqdm(
+        total=steps, unit="step", ncols=90, file=sys.stdout, mininterval=interval, maxinterval=60
+    ) as bar:
         for loss in decoder.train(model, training, steps, backend):
             losses.append(loss)
             bar.set_postfix(loss=f"{loss:.5f}", refresh=False)

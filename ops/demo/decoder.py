@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from convt3d.demo.upsample import upsample
+from convt3d.demo.upsample import trilinear_weight, upsample
 from convt3d.modules import ConvTranspose3d
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,12 +31,13 @@ class Decoder(nn.Module):
         self.embed = nn.Conv3d(1, channels, 3, padding=1)
         self.up = ConvTranspose3d(channels, channels // 2, 4, stride=2, padding=1)
         self.head = ConvTranspose3d(channels // 2, 1, 3, padding=1)
+        self.register_buffer("trilinear", trilinear_weight())
 
     def forward(self, coarse: Tensor) -> Tensor:
         """Three calls of the operator: two modules and one direct."""
         features = F.gelu(self.embed(coarse))
         features = F.gelu(self.up(features))
-        return upsample(coarse) + self.head(features)
+        return upsample(coarse, self.trilinear) + self.head(features)
 
 
 def coarsen(volume: Tensor) -> Tensor:

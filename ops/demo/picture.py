@@ -48,15 +48,19 @@ def _draw_upsampling(figure: SubFigure, results: Results) -> None:
     figure.suptitle(
         "torch.ops.convt3d.forward: 2x upsampling with trilinear weights", fontweight="bold"
     )
-    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1.25, 1.25])
+    axes = figure.subplot_mosaic(
+        [["input", "output", "side input"], ["input", "output", "side output"]],
+        width_ratios=[1, 1, 1.9],
+    )
     depth, width = results.scan.shape[0] // 2, results.scan.shape[2] // 2
     rows, columns = DETAIL
     close_up = results.scan[depth, rows, columns]
     fine = results.upsampled[2 * depth, _doubled(rows), _doubled(columns)]
-    _show(axes[0], close_up, f"axial, input\n{_size(results.scan)}")
-    _show(axes[1], fine, f"axial, output\n{_size(results.upsampled)}")
-    _show(axes[2], results.scan[:, :, width], "sagittal, input", VOXEL_ASPECT)
-    _show(axes[3], results.upsampled[:, :, 2 * width], "sagittal, output", VOXEL_ASPECT)
+    side, fine_side = results.scan[:, :, width], results.upsampled[:, :, 2 * width]
+    _show(axes["input"], close_up, f"axial detail, input\n{_size(results.scan)}")
+    _show(axes["output"], fine, f"axial detail, output\n{_size(results.upsampled)}")
+    _show(axes["side input"], side, "sagittal, input", VOXEL_ASPECT)
+    _show(axes["side output"], fine_side, "sagittal, output", VOXEL_ASPECT)
 
 
 def _draw_decoder(figure: SubFigure, results: Results) -> None:
@@ -77,10 +81,10 @@ def _draw_decoder(figure: SubFigure, results: Results) -> None:
         _show(axis, volume[depth, :, HEAD], title)
     middle = results.scan.shape[2] / 2 - HEAD.start - 0.5
     axes[2].axvline(middle, color="tab:orange", linestyle="--", linewidth=1)
-    for x, text in ((0.25, "trained on"), (0.75, "held out")):
-        axes[2].text(
-            x, 0.015, text, color="tab:orange", ha="center", transform=axes[2].transAxes, fontsize=9
-        )
+    corners = axes[2].transAxes
+    style = {"color": "tab:orange", "fontsize": 9, "va": "top", "transform": corners}
+    axes[2].text(0.02, 0.98, "trained on", ha="left", **style)
+    axes[2].text(0.98, 0.98, "held out", ha="right", **style)
 
 
 def _draw_loss(figure: SubFigure, losses: Sequence[float], trilinear: float) -> None:
@@ -88,9 +92,10 @@ def _draw_loss(figure: SubFigure, losses: Sequence[float], trilinear: float) -> 
     steps = range(1, len(losses) + 1)
     axis.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1, label="step")
     axis.plot(steps, _smooth(losses), color="tab:blue", linewidth=2, label="running mean")
-    axis.axhline(trilinear, color="tab:gray", linestyle=":", label="F.interpolate")
+    axis.axhline(trilinear, color="tab:gray", linestyle=":", label="F.interpolate, whole half")
     axis.set(yscale="log", xlabel="training step", ylabel="mean squared error")
     axis.set_xlim(1, len(losses))
+    axis.set_title("loss on random patches of the half that is trained on", fontsize=10)
     axis.grid(which="both", alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
