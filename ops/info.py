@@ -23,8 +23,7 @@ METHODS = (
     (
         "cuda",
         "float16, bfloat16, float32",
-        "forward, grad_input: tensor-core kernels where a tile plan fits, else direct kernels; "
-        "grad_weight: direct kernels",
+        "tensor-core kernels where a tile plan fits, else direct kernels",
     ),
     ("cuda", "float64, complex32, complex64, complex128", "direct kernels"),
 )
