@@ -39,8 +39,11 @@ def seed() -> int:
 def _reproducible() -> Iterator[None]:
     random.seed(SEED)
     torch.manual_seed(SEED)
-    # float32 as float32, save where a test asks for TF32.
-    precision = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    # float32 as float32, save where a test asks for TF32. Through the older setting, because
+    # PyTorch's own readers of it (torch.export among them) raise once the newer one differs.
+    settings = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [setting.fp32_precision for setting in settings]
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.backends.cudnn.conv.fp32_precision = precision
+    for setting, precision in zip(settings, before, strict=True):
+        setting.fp32_precision = precision

@@ -1,0 +1,75 @@
+"""``torch.export``: dynamic sizes, the operator intact, saved and loaded in a new process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import convt3d
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+
+OTHER_SIZES = [(1, 4, 3, 4, 5), (3, 4, 6, 2, 7), (5, 4, 2, 9, 3)]
+
+
+class Upsampler(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = convt3d.ConvTranspose3d(4, 6, 3, stride=2, padding=1, output_padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.up(x)) + 1
+
+
+def exported(device: str) -> tuple[nn.Module, ExportedProgram]:
+    module = Upsampler().to(device).eval()
+    x = torch.randn(2, 4, 3, 4, 5, device=device)
+    sizes = {0: Dim("batch"), 2: Dim("depth"), 3: Dim("height"), 4: Dim("width")}
+    return module, export(module, (x,), dynamic_shapes=(sizes,))
+
+
+def test_dynamic_batch_and_spatial_sizes(device: str) -> None:
+    module, program = exported(device)
+    for size in OTHER_SIZES:
+        x = torch.randn(size, device=device)
+        torch.testing.assert_close(program.module()(x), module(x))
+
+
+def test_the_operator_is_one_node(device: str) -> None:
+    _, program = exported(device)
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    ours = [node for node in nodes if node.target is torch.ops.convt3d.forward.default]
+    assert len(ours) == 1
+    assert not [node for node in nodes if "conv" in str(node.target) and node not in ours]
+    decomposed = program.run_decompositions()
+    targets = [node.target for node in decomposed.graph.nodes]
+    assert targets.count(torch.ops.convt3d.forward.default) == 1
+
+
+RUN = """
+import sys
+import convt3d
+import torch
+program, inputs, outputs = sys.argv[1:]
+module = torch.export.load(program).module()
+torch.save([module(x) for x in torch.load(inputs)], outputs)
+"""
+
+
+def test_saved_and_loaded_in_a_new_process(device: str, tmp_path: Path) -> None:
+    module, program = exported(device)
+    inputs = [torch.randn(size, device=device) for size in OTHER_SIZES]
+    files = [str(tmp_path / name) for name in ("program.pt2", "inputs.pt", "outputs.pt")]
+    torch.export.save(program, files[0])
+    torch.save(inputs, files[1])
+    subprocess.run([sys.executable, "-c", RUN, *files], check=True, timeout=300)
+    for x, output in zip(inputs, torch.load(files[2]), strict=True):
+        torch.testing.assert_close(output, module(x))
+
+
+def test_bad_sizes_are_refused_while_exporting() -> None:
+    with pytest.raises(Exception, match="to have 4 channels, but got 3 channels instead"):
+        export(Upsampler(), (torch.randn(2, 3, 3, 4, 5),))
