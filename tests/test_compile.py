@@ -65,7 +65,7 @@ def test_whole_graph(device: str, backend: str, layout: str) -> None:
 
 # The first ones differ from each other and from the channels, which PyTorch would else take for
 # one and the same size; products stay on one side of a limit in inductor's heuristics.
-SIZES = [(2, 3, 5, 7), (3, 3, 5, 7), (5, 2, 5, 7), (4, 3, 8, 9), (7, 2, 6, 4), (6, 4, 9, 3)]
+SIZES = [(2, 3, 5, 7), (3, 3, 5, 7), (5, 2, 5, 7), (4, 3, 8, 5), (7, 2, 6, 4), (6, 3, 9, 2)]
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
