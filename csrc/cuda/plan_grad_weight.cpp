@@ -70,7 +70,8 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
   const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
   const int warps = plan.tap_warps * plan.position_warps;
   // Sums, and what the compiler was seen to use beside them.
-  const int registers = std::min(255, fragments * (single ? 8 : 4) + 104);
+  const int registers = std::min(most_warps(single, fragments) > 8 ? 168 : 255,
+                                 (fragments * (single ? 8 : 4) + 112 + 7) / 8 * 8);
   const int resident = std::min({device.shared_per_multiprocessor / (sizes.shared_bytes + 1024),
                                  kRegistersPerMultiprocessor / (registers * 32 * warps),
                                  kThreadsPerMultiprocessor / (32 * warps)});
@@ -155,8 +156,8 @@ std::vector<Tile> tiles_of(const ContractionAxis (&axes)[3]) {
     for (int h : edges(axes[1].still_extent, 1)) {
       for (int d : edges(axes[0].still_extent, 1)) {
         if (w * h > kMostPositions || w * h * d > kMostPositions) continue;
-        const bool whole = w == axes[2].still_extent && h == axes[1].still_extent &&
-                           d == axes[0].still_extent;
+        const bool whole =
+            w == axes[2].still_extent && h == axes[1].still_extent && d == axes[0].still_extent;
         if (w * h * d < kLeastPositions && !whole) continue;
         Tile tile{{d, h, w}, (w * h * d + 15) / 16 * 16.0 / (w * h * d)};
         for (int a = 0; a < 3; ++a)
@@ -169,8 +170,7 @@ std::vector<Tile> tiles_of(const ContractionAxis (&axes)[3]) {
     }
   }
   constexpr double kMuchWaste = 1.3;
-  std::erase_if(tiles,
-                [&](const Tile& tile) { return tile.waste > kMuchWaste * least_waste; });
+  std::erase_if(tiles, [&](const Tile& tile) { return tile.waste > kMuchWaste * least_waste; });
   return tiles;
 }
 
@@ -219,13 +219,15 @@ struct Search {
         for (int group_w : groups_of(plan.axes[2].kernel)) {
           const int box = group_d * group_h * group_w;
           plan.tap_warps = (box + plan.taps - 1) / plan.taps;
-          if (plan.tap_warps > kGradWeightWarps) continue;
+          const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
+          const int warps = most_warps(type == DataType::kFloat32, fragments);
+          if (plan.tap_warps > warps) continue;
           // Boxes that leave many of the warps' taps empty are never the best.
           if (box * 4 < plan.tap_warps * plan.taps * 3 && plan.tap_warps > 1) continue;
           set_group(plan.axes[0], group_d);
           set_group(plan.axes[1], group_h);
           set_group(plan.axes[2], group_w);
-          for (plan.position_warps = 1; plan.position_warps * plan.tap_warps <= kGradWeightWarps;
+          for (plan.position_warps = 1; plan.position_warps * plan.tap_warps <= warps;
                plan.position_warps *= 2) {
             if (plan.position_warps * plan.tap_warps >= 3) consider_tiles(plan);
           }

@@ -60,7 +60,7 @@ bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, const TensorPointer
     still_span += (axis.tile + 4) * still.stride[2 + a];
     moving_span += (axis.extent_of_tile() + 4) * moving.stride[2 + a];
   }
-  constexpr int64_t kMost = std::numeric_limits<int>::max();
+  constexpr int64_t kMost = std::numeric_limits<int>::max() / 4;  // bytes of up to four
   return still_span <= kMost && moving_span <= kMost;
 }
 
@@ -141,15 +141,17 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
     FillOperand result{};
     result.tensor = tensor;
     result.fill = fill;
+    result.element_bytes = element_bytes(type);
     result.vector = vector_of(fill);
     result.channels = channels;
     result.items = items;
     result.pitch = pitch;
     return result;
   };
-  args.still = operand(plan.mirrored ? grad_output : input, plan.still_fill,
+  FillOperand &still = args.operands[0], &moving = args.operands[1];
+  still = operand(plan.mirrored ? grad_output : input, plan.still_fill,
                        args.sizes.still_channels, args.sizes.still_items, args.sizes.still_pitch);
-  args.moving =
+  moving =
       operand(plan.mirrored ? input : grad_output, plan.moving_fill, args.sizes.moving_channels,
               args.sizes.moving_items, args.sizes.moving_pitch);
   args.result_group_stride = problem.in_channels_per_group() * grad_weight.stride[0];
@@ -160,13 +162,13 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
     const ContractionAxis& axis = plan.axes[a];
     args.axes[a] = axis;
     args.taps_per_block[a] = axis.groups();
-    const int slack = a == 2 ? args.moving.vector - 1 : 0;
-    args.still.extent[a] = axis.still_extent;
-    args.still.advance[a] = axis.tile;
-    args.still.reach[a] = axis.tile;
-    args.moving.extent[a] = axis.moving_extent;
-    args.moving.advance[a] = axis.stride * axis.tile;
-    args.moving.reach[a] = axis.extent_of_tile() + slack;
+    const int slack = a == 2 ? moving.vector - 1 : 0;
+    still.extent[a] = axis.still_extent;
+    still.advance[a] = axis.tile;
+    still.reach[a] = axis.tile;
+    moving.extent[a] = axis.moving_extent;
+    moving.advance[a] = axis.stride * axis.tile;
+    moving.reach[a] = axis.extent_of_tile() + slack;
     const int64_t stride = grad_weight.stride[2 + a];
     args.result_tap_stride[a] = plan.mirrored ? -stride : stride;
     if (plan.mirrored) mirror_offset += (axis.kernel - 1) * stride;

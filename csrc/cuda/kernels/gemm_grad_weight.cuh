@@ -29,7 +29,7 @@ constexpr int kShortSteps = 4;
 struct GradWeightArguments {
   ContractionAxis axes[3];
   GemmGradWeightSizes sizes;
-  FillOperand still, moving;
+  FillOperand operands[2];  // still, moving
   int batch;
   int taps_per_block[3];  // groups of taps per axis
   int tap_warps, position_warps, stages;
@@ -121,19 +121,12 @@ struct TapTile {
           for (int e = 0; e < 4; ++e) sum[t][i][j][e] += other.sum[t][i][j][e];
   }
 
-  // 16-bit: 16 positions. `still` and `moving` are this lane's addresses (row lane % 16, second
-  // unit for the upper half warp), `offset` the taps' row offsets in bytes.
+  // 16-bit: 16 positions. `still` and `moving` are the addresses of this lane's rows, `offset` the
+  // taps' row offsets in bytes.
   __device__ void multiply(uint32_t still, uint32_t moving, const int (&offset)[kTaps]) {
     uint32_t a[kStill][4];
 #pragma unroll
-    for (int i = 0; i < kStill; ++i) {
-      uint32_t matrices[4];
-      load_matrix_trans_x4(matrices, still + i * 32);
-      a[i][0] = matrices[0];
-      a[i][2] = matrices[1];
-      a[i][1] = matrices[2];
-      a[i][3] = matrices[3];
-    }
+    for (int i = 0; i < kStill; ++i) load_matrix_trans_x4(a[i], still + i * 32);
 #pragma unroll
     for (int t = 0; t < kTaps; ++t) {
       const uint32_t rows = moving + offset[t];
@@ -201,10 +194,12 @@ __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const ch
                               int still_pitch, const int (&offset)[kTaps]) {
   const int lane = threadIdx.x % 32;
   if constexpr (sizeof(T) == 2) {
-    const int position = step * kStepPositions + lane % 16;
-    const uint32_t unit = lane / 16 * 16;
-    tile.multiply(shared_address(still) + position * still_pitch + unit,
-                  shared_address(moving) + position_rows[position] + unit, offset);
+    // Matrices of eight positions by eight channels, in the order of the fragments' registers:
+    // channels first for the still operand, positions first for the moving one.
+    const int still_position = step * kStepPositions + lane / 16 * 8 + lane % 8;
+    const int moving_position = step * kStepPositions + lane % 16;
+    tile.multiply(shared_address(still) + still_position * still_pitch + lane / 8 % 2 * 16,
+                  shared_address(moving) + position_rows[moving_position] + lane / 16 * 16, offset);
   } else {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -221,7 +216,7 @@ __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const ch
 }
 
 template <typename T, int kStill, int kMoving, int kTaps>
-__global__ void __launch_bounds__(32 * kGradWeightWarps)
+__global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMoving * kTaps))
     gemm_grad_weight_kernel(const __grid_constant__ GradWeightArguments args) {
   extern __shared__ __align__(16) char shared[];
   const GemmGradWeightSizes& sizes = args.sizes;
@@ -234,8 +229,8 @@ __global__ void __launch_bounds__(32 * kGradWeightWarps)
   for (int at = threadIdx.x * 16; at < args.stages * sizes.stage_bytes; at += blockDim.x * 16)
     *reinterpret_cast<uint4*>(shared + at) = uint4{0, 0, 0, 0};
   int* position_rows = reinterpret_cast<int*>(shared + sizes.position_rows_at);
-  tabulate_still(args.still, args.axes, shared + sizes.still_items_at);
-  tabulate_moving(args.moving, args.axes, job.first_tap, shared + sizes.moving_items_at);
+  tabulate_still(args.operands[0], args.axes, shared + sizes.still_items_at);
+  tabulate_moving(args.operands[1], args.axes, job.first_tap, shared + sizes.moving_items_at);
   for (int at = threadIdx.x; at < sizes.still_rows; at += blockDim.x) {
     const int tile_h = args.axes[1].tile, tile_w = args.axes[2].tile;
     const int row = (at / tile_w / tile_h * args.axes[1].rows() + at / tile_w % tile_h) *
@@ -257,18 +252,15 @@ __global__ void __launch_bounds__(32 * kGradWeightWarps)
   }
   __syncthreads();
 
-  // Origins of the operands' tiles at position tile 0.
-  FillOrigin still_origin{{0, 0, 0}}, moving_origin;
+  FillSlice slices[2] = {
+      fill_slice<T>(args.operands[0], job.group, job.still_slice * 16 * kStill, 16 * kStill),
+      fill_slice<T>(args.operands[1], job.group, job.moving_slice * 8 * kMoving, 8 * kMoving)};
 #pragma unroll
-  for (int a = 0; a < 3; ++a)
-    moving_origin.coordinate[a] = args.axes[a].first_coordinate(job.first_tap[a]);
-  moving_origin.coordinate[2] = align_down(moving_origin.coordinate[2], args.moving.vector);
-  const T* still_source = slice_pointer<T>(args.still, job.group, job.still_slice * 16 * kStill);
-  const T* moving_source =
-      slice_pointer<T>(args.moving, job.group, job.moving_slice * 8 * kMoving);
-  const int still_channels = min(16 * kStill, sizes.still_channels - job.still_slice * 16 * kStill);
-  const int moving_channels =
-      min(8 * kMoving, sizes.moving_channels - job.moving_slice * 8 * kMoving);
+  for (int a = 0; a < 3; ++a) {
+    slices[0].origin[a] = 0;
+    slices[1].origin[a] = args.axes[a].first_coordinate(job.first_tap[a]);
+  }
+  slices[1].origin[2] = align_down(slices[1].origin[2], args.operands[1].vector);
 
   const int64_t first = split * args.tiles_per_split;
   const int64_t last = min(first + args.tiles_per_split, sizes.tiles);
@@ -284,11 +276,9 @@ __global__ void __launch_bounds__(32 * kGradWeightWarps)
   }
   const auto fill = [&](int stage) {
     char* destination = shared + stage * sizes.stage_bytes;
-    fill_tile<T>(args.still, still_origin, still_source, still_channels, place,
-                 shared + sizes.still_items_at, destination);
-    fill_tile<T>(args.moving, moving_origin, moving_source, moving_channels, place,
-                 shared + sizes.moving_items_at, destination + sizes.moving_at);
-    copy_async_commit();
+    fill_tile<T>(args.operands[0], slices[0], place, shared + sizes.still_items_at, destination);
+    fill_tile<T>(args.operands[1], slices[1], place, shared + sizes.moving_items_at,
+                 destination + sizes.moving_at);
 #pragma unroll
     for (int a = 2; a >= 0; --a) {
       if (++place[a + 1] < args.axes[a].tiles()) return;
@@ -299,22 +289,21 @@ __global__ void __launch_bounds__(32 * kGradWeightWarps)
 
   TapTile<T, kStill, kMoving, kTaps> tile;
   tile.clear();
+  // With two stages, the next tile is on its way while one is multiplied.
+  const int ahead = args.stages - 1;
   int stage = 0;
-  if (args.stages > 1 && first < last) fill(0);
-  for (int64_t index = first; index < last; ++index) {
-    if (args.stages == 1) {
-      fill(0);
+#pragma unroll 1
+  for (int64_t index = first - ahead; index < last; ++index) {
+    if (index + ahead < last) fill(ahead > 0 ? stage ^ 1 : 0);
+    copy_async_commit();
+    stage ^= ahead;
+    if (index < first) continue;
+    if (ahead > 0)
+      copy_async_wait<1>();
+    else
       copy_async_wait<0>();
-    } else {
-      if (index + 1 < last) {
-        fill(stage ^ 1);
-        copy_async_wait<1>();
-      } else {
-        copy_async_wait<0>();
-      }
-    }
     __syncthreads();
-    const char* still = shared + stage * sizes.stage_bytes;
+    const char* still = shared + (ahead > 0 ? stage ^ 1 : 0) * sizes.stage_bytes;
     const char* moving = still + sizes.moving_at;
     const int steps = sizes.still_rows / kStepPositions;
     if constexpr (sizeof(T) == 2) {
@@ -333,7 +322,6 @@ __global__ void __launch_bounds__(32 * kGradWeightWarps)
       }
     }
     __syncthreads();
-    if (args.stages > 1) stage ^= 1;
   }
 
   const int lane = threadIdx.x % 32;

@@ -6,7 +6,7 @@
 
 namespace convt3d {
 
-constexpr int kGradWeightWarps = 8;  // most per block
+constexpr int kGradWeightWarps = 12;  // most per block, see most_warps
 
 // How an operand's tile gets into shared memory.
 enum class TileFill {
@@ -38,6 +38,11 @@ constexpr int taps_per_warp(bool single, int still_fragments, int moving_fragmen
   const int fragments = still_fragments * moving_fragments;
   const int most = (single ? 16 : 32) / fragments;
   return most > 8 ? 8 : most;
+}
+
+// Warps of a block: with most sums a thread needs up to 255 registers, with fewer 168.
+constexpr int most_warps(bool single, int fragments) {
+  return single || fragments > 27 ? 8 : kGradWeightWarps;
 }
 
 // Facts that follow from a problem and a plan.

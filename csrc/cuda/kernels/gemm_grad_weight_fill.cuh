@@ -14,6 +14,7 @@ namespace convt3d {
 struct FillOperand {
   TensorPointer tensor;
   TileFill fill;
+  int element_bytes;
   int vector;       // neighbours along w per load; 1 for whole rows
   int channels;     // per group
   int items;        // per tile
@@ -23,16 +24,12 @@ struct FillOperand {
   int reach[3];     // coordinates that a tile spans
 };
 
-struct FillOrigin {
-  int coordinate[3];  // of the tile of positions 0
-};
-
 // Coordinates of an item relative to the tile's origin, 10 + 10 + 12 bits.
 constexpr int kMostReach = 1 << 10, kMostReachW = 1 << 12;
 __device__ inline uint32_t pack_coordinates(int d, int h, int w) { return d << 22 | h << 12 | w; }
 
 struct RowItem {
-  int offset;  // elements from the origin
+  int offset;  // bytes from the tile's origin
   uint32_t coordinates;
 };
 // Rows of the elements of a vector; kNoRow where no tap needs one.
@@ -47,16 +44,12 @@ __host__ __device__ inline int align_down(int value, int multiple) {
   return value - (value % multiple + multiple) % multiple;
 }
 
-template <typename T>
-__device__ const T* slice_pointer(const FillOperand& operand, int group, int channel) {
-  return static_cast<const T*>(operand.tensor.data) +
-         (static_cast<int64_t>(group) * operand.channels + channel) * operand.tensor.stride[1];
-}
-
 __device__ inline void write_item(const FillOperand& operand, void* table, int item, int d, int h,
                                   int w, uint32_t rows_01, uint32_t rows_23) {
-  const int offset = static_cast<int>(d * operand.tensor.stride[2] + h * operand.tensor.stride[3] +
-                                      w * operand.tensor.stride[4]);
+  const int offset =
+      static_cast<int>((d * operand.tensor.stride[2] + h * operand.tensor.stride[3] +
+                        w * operand.tensor.stride[4]) *
+                       operand.element_bytes);
   if (operand.vector == 1) {
     static_cast<RowItem*>(table)[item] = {offset, pack_coordinates(d, h, w)};
   } else {
@@ -127,35 +120,54 @@ __device__ inline void tabulate_moving(const FillOperand& operand,
 struct TileBounds {
   int origin[3];
   int extent[3];
-  bool inside;  // all of the tile
   __device__ bool contains(uint32_t coordinates) const {
-    if (inside) return true;
-    return static_cast<unsigned>(origin[0] + static_cast<int>(coordinates >> 22)) <
-               static_cast<unsigned>(extent[0]) &&
-           static_cast<unsigned>(origin[1] + static_cast<int>(coordinates >> 12 & 1023)) <
-               static_cast<unsigned>(extent[1]) &&
-           static_cast<unsigned>(origin[2] + static_cast<int>(coordinates & 4095)) <
-               static_cast<unsigned>(extent[2]);
+    const unsigned d = origin[0] + static_cast<int>(coordinates >> 22);
+    const unsigned h = origin[1] + static_cast<int>(coordinates >> 12 & 1023);
+    const unsigned w = origin[2] + static_cast<int>(coordinates & 4095);
+    return (d < static_cast<unsigned>(extent[0])) & (h < static_cast<unsigned>(extent[1])) &
+           (w < static_cast<unsigned>(extent[2]));
   }
 };
 
-// Rows of whole 16-byte units, asynchronously: neighbouring threads take neighbouring units.
+// What a block's threads know of an operand from tile to tile.
+struct FillSlice {
+  const char* source;  // first channel of the slice at coordinate 0 of sample 0
+  int channels;        // of the slice
+  int origin[3];       // coordinates of the tile of positions 0
+  int first_row, unit, rows_at_once;  // asynchronous: this thread's part
+};
+
 template <typename T>
-__device__ void fill_async(const FillOperand& operand, const TileBounds& bounds, const T* source,
-                           int channels, const RowItem* items, char* tile) {
+__device__ FillSlice fill_slice(const FillOperand& operand, int group, int channel, int most) {
   constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
-  const int units = channels / kUnitElements;
-  const int rows_at_once = blockDim.x / units;
-  const int first_row = threadIdx.x / units, unit = threadIdx.x % units;
-  if (first_row >= rows_at_once) return;
-  source += unit * kUnitElements;
-  const uint32_t destination = shared_address(tile) + unit * 16;
+  FillSlice slice;
+  slice.source = static_cast<const char*>(operand.tensor.data) +
+                 (static_cast<int64_t>(group) * operand.channels + channel) *
+                     operand.tensor.stride[1] * static_cast<int>(sizeof(T));
+  slice.channels = min(most, operand.channels - channel);
+  // Neighbouring threads take neighbouring units of a row.
+  const int units = (slice.channels + kUnitElements - 1) / kUnitElements;
+  slice.rows_at_once = blockDim.x / units;
+  slice.first_row = threadIdx.x / units;
+  slice.unit = threadIdx.x % units;
+  if (slice.first_row >= slice.rows_at_once) slice.first_row = operand.items;  // nothing to do
+  return slice;
+}
+
+// Rows of whole 16-byte units. Where nothing is to be read, the address is never used.
+template <bool kInside>
+__device__ __forceinline__ void fill_async(const FillOperand& operand, const TileBounds& bounds,
+                                           const FillSlice& slice, const char* source,
+                                           const RowItem* items, uint32_t tile) {
+  const uint32_t row_bytes = slice.rows_at_once * operand.pitch;
+  uint32_t destination = tile + slice.first_row * operand.pitch + slice.unit * 16;
+  source += slice.unit * 16;
 #pragma unroll 4
-  for (int row = first_row; row < operand.items; row += rows_at_once) {
+  for (int row = slice.first_row; row < operand.items; row += slice.rows_at_once) {
     const RowItem item = items[row];
-    const bool inside = bounds.contains(item.coordinates);
-    copy_async_16(destination + row * operand.pitch,
-                  inside ? source + item.offset : operand.tensor.data, inside);
+    copy_async_16(destination, source + item.offset,
+                  kInside || bounds.contains(item.coordinates));
+    destination += row_bytes;
   }
 }
 
@@ -186,23 +198,23 @@ __device__ inline uint32_t word_of(uint4 load, int word) {
 }
 
 // Elements in any layout: a thread takes kVector neighbours along w of all channels of a unit and
-// writes one unit per row. Threads go along w first, for coalescing; kUnitLanes of them share an
+// writes one unit per row. Threads go along w first, for coalescing; several of them share an
 // item, because rows kVector apart would fall into the same banks.
 template <typename T, int kVector>
-__device__ void fill_elements(const FillOperand& operand, const TileBounds& bounds,
-                              const T* source, int channels, const void* table, char* tile) {
+__device__ __forceinline__ void fill_elements(const FillOperand& operand, const TileBounds& bounds,
+                                              const FillSlice& slice, const char* source,
+                                              const void* table, char* tile) {
   constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
-  constexpr int kMostUnitLanes = sizeof(T) == 2 ? kVector : kVector == 1 ? 2 : 4;
-  constexpr int kItemLanes = 8 / kMostUnitLanes;
+  constexpr int kMostLanes = sizeof(T) == 2 ? kVector : kVector == 1 ? 2 : 4;
   using Load = typename LoadOf<static_cast<int>(sizeof(T)) * kVector>::type;
-  const int units = (channels + kUnitElements - 1) / kUnitElements;
-  // Few units: their lanes would idle.
-  const int unit_lanes = units >= kMostUnitLanes ? kMostUnitLanes : units >= 2 ? 2 : 1;
-  const int item_lanes = unit_lanes == kMostUnitLanes ? kItemLanes : 8 / unit_lanes;
-  const int first_unit = threadIdx.x / item_lanes % unit_lanes;
-  const int first_item = threadIdx.x % item_lanes + threadIdx.x / 8 * item_lanes;
-  const int items_at_once = blockDim.x / unit_lanes;
-  const int64_t stride = operand.tensor.stride[1];
+  const int units = (slice.channels + kUnitElements - 1) / kUnitElements;
+  const int lane_bits = min(31 - __clz(units), kMostLanes / 2);  // 1, 2 or 4 lanes per item
+  const int item_bits = 3 - lane_bits;
+  const int first_unit = threadIdx.x >> item_bits & ((1 << lane_bits) - 1);
+  const int first_item =
+      (threadIdx.x & ((1 << item_bits) - 1)) + (threadIdx.x >> 3 << item_bits);
+  const int items_at_once = blockDim.x >> lane_bits;
+  const int64_t stride = operand.tensor.stride[1] * static_cast<int>(sizeof(T));
   for (int item = first_item; item < operand.items; item += items_at_once) {
     int offset;
     uint32_t coordinates, rows[2] = {0, 0};
@@ -217,17 +229,19 @@ __device__ void fill_elements(const FillOperand& operand, const TileBounds& boun
       rows[0] = entry.rows[0];
       rows[1] = entry.rows[1];
     }
-    const bool inside = bounds.contains(coordinates);
-    for (int unit = first_unit; unit < units; unit += unit_lanes) {
-      const int channel = unit * kUnitElements;
-      const T* from = source + channel * stride + offset;
+    const int channels = bounds.contains(coordinates) ? slice.channels : 0;
+    const char* from = source + offset + first_unit * kUnitElements * stride;
+#pragma unroll 2
+    for (int unit = first_unit; unit < units; unit += 1 << lane_bits) {
       Load loads[kUnitElements] = {};
+      const int count = channels - unit * kUnitElements;
+      const char* at = from;
 #pragma unroll
       for (int j = 0; j < kUnitElements; ++j) {
-        if (inside && channel + j < channels)
-          loads[j] = __ldg(reinterpret_cast<const Load*>(from));
-        from += stride;
+        if (j < count) loads[j] = __ldg(reinterpret_cast<const Load*>(at));
+        at += stride;
       }
+      from += (kUnitElements * stride) << lane_bits;
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
         uint32_t words[4];
@@ -250,31 +264,39 @@ __device__ void fill_elements(const FillOperand& operand, const TileBounds& boun
 
 // `place`: batch and position tile along each axis. Asynchronous copies are not waited for.
 template <typename T>
-__device__ void fill_tile(const FillOperand& operand, const FillOrigin& first, const T* source,
-                          int channels, const int (&place)[4], const void* table, char* tile) {
+__device__ __forceinline__ void fill_tile(const FillOperand& operand, const FillSlice& slice,
+                                          const int (&place)[4], const void* table, char* tile) {
   TileBounds bounds;
-  bounds.inside = true;
-  source += place[0] * operand.tensor.stride[0];
+  bool inside = true;
+  int64_t offset = place[0] * operand.tensor.stride[0];
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
-    bounds.origin[a] = first.coordinate[a] + place[a + 1] * operand.advance[a];
+    bounds.origin[a] = slice.origin[a] + place[a + 1] * operand.advance[a];
     bounds.extent[a] = operand.extent[a];
-    bounds.inside = bounds.inside && bounds.origin[a] >= 0 &&
-                    bounds.origin[a] + operand.reach[a] <= operand.extent[a];
-    source += bounds.origin[a] * operand.tensor.stride[2 + a];
+    inside = inside && bounds.origin[a] >= 0 &&
+             bounds.origin[a] + operand.reach[a] <= operand.extent[a];
+    offset += bounds.origin[a] * operand.tensor.stride[2 + a];
   }
+  const char* source = slice.source + offset * static_cast<int>(sizeof(T));
+  // One register pair from here on: the compiler would repeat the sum above in every loop.
+  asm volatile("" : "+l"(source));
   switch (operand.fill) {
     case TileFill::kAsync:
-      fill_async(operand, bounds, source, channels, static_cast<const RowItem*>(table), tile);
+      if (inside)
+        fill_async<true>(operand, bounds, slice, source, static_cast<const RowItem*>(table),
+                         shared_address(tile));
+      else
+        fill_async<false>(operand, bounds, slice, source, static_cast<const RowItem*>(table),
+                          shared_address(tile));
       break;
     case TileFill::kElements:
-      fill_elements<T, 1>(operand, bounds, source, channels, table, tile);
+      fill_elements<T, 1>(operand, bounds, slice, source, table, tile);
       break;
     case TileFill::kPairs:
-      fill_elements<T, 2>(operand, bounds, source, channels, table, tile);
+      fill_elements<T, 2>(operand, bounds, slice, source, table, tile);
       break;
     case TileFill::kQuads:
-      fill_elements<T, 4>(operand, bounds, source, channels, table, tile);
+      fill_elements<T, 4>(operand, bounds, slice, source, table, tile);
       break;
   }
 }
