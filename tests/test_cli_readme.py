@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,3 +46,18 @@ def test_make_targets_exist(document: str) -> None:
     assert targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+@pytest.mark.parametrize("kernel, stride", [(2, 2), (3, 2), (3, 1)])
+def test_results_repeat_bit_by_bit(kernel: int, stride: int, device: str) -> None:
+    x = torch.randn(2, 12, 6, 10, 11, device=device)
+    weight = torch.randn(12, 7, kernel, kernel, kernel, device=device)
+    geometry = ([stride] * 3, [1, 1, 1], [0, 0, 0], 1, [1, 1, 1])
+    first = None
+    for _ in range(4):
+        y = torch.ops.convt3d.forward(x, weight, None, *geometry)
+        gx = torch.ops.convt3d.grad_input(y, weight, *geometry)
+        gw = torch.ops.convt3d.grad_weight(y, x, *geometry)
+        first = first or (y, gx, gw)
+        for found, expected in zip((y, gx, gw), first, strict=True):
+            assert torch.equal(found, expected)
