@@ -18,8 +18,10 @@ namespace {
 constexpr double kSharedBytesPerClock = 128;  // ldmatrix
 constexpr double kProductsPerClock = 1800;    // 16-bit multiply-adds through mma.sync
 constexpr double kStepOverhead = 24;          // clocks a k-step costs beside its instructions
-constexpr double kFillAsyncClocks = 0.6;      // per 16-byte unit: issue and L2
-constexpr double kFillElementClocks = 1.0;    // per unit of 8 or 4 separately loaded elements
+constexpr double kFillAsyncClocks = 0.9;      // per 16-byte unit: issue and L2
+constexpr double kFillHalfSector = 1.6;       // times that where a row is one unit: half a sector
+constexpr double kFillElementClocks = 1.2;    // per unit of 8 or 4 separately loaded elements
+constexpr double kChunkOverhead = 900;        // clocks to change chunks: barriers, empty ring
 constexpr double kStoreVectorClocks = 0.06;   // per element, 16-byte stores
 constexpr double kStoreElementClocks = 0.14;  // per element, one by one
 constexpr double kSectorElementClocks = 0.5;  // per element in a memory sector of its own
@@ -59,26 +61,26 @@ Work work_of(const GemmDataPlan& plan, const GemmDataSizes& sizes) {
     }
   }
   work.steps *= sizes.channel_tiles;
-  // Masked groups: a plane is multiplied only by the entries that have a tap for it.
+  // Masked groups: a result plane is multiplied only by the entries that have a tap for it. Only
+  // whole groups of 16 columns can be skipped.
   double share = 1;
-  for (const TileAxis& axis : axes) {
-    double taps = 0, slots = 0;
-    for (int block = 0; block < axis.plane_blocks(); ++block) {
-      const int first = block * axis.plane_block;
-      const int entries = entry_count(axis, first);
-      for (int e = 0; e < entries; ++e) {
-        const Entry entry = entry_at(axis, first, e);
-        for (int p = first; p < first + axis.plane_block; ++p) {
-          slots += 1;
-          taps += p < axis.result_planes && tap_of_entry(axis, entry, p) >= 0;
+  if (axes[0].pass == Pass::kForward && plan.channels_per_tile >= 16) {
+    for (const TileAxis& axis : axes) {
+      double taps = 0, slots = 0;
+      for (int first = 0; first < axis.planes; first += axis.plane_block) {
+        const int entries = entry_count(axis, first);
+        for (int e = 0; e < entries; ++e) {
+          const Entry entry = entry_at(axis, first, e);
+          for (int p = first; p < first + axis.plane_block; ++p) {
+            slots += 1;
+            taps += tap_of_entry(axis, entry, p) >= 0;
+          }
         }
       }
+      if (slots > 0) share *= taps / slots;
     }
-    if (slots > 0) share *= taps / slots;
   }
-  // Only whole groups of 16 columns can be skipped.
-  const bool skips = plan.channels_per_tile >= 16;
-  work.group_steps = work.steps * plan.column_groups * (skips ? share : 1);
+  work.group_steps = work.steps * plan.column_groups * share;
   return work;
 }
 
@@ -103,18 +105,28 @@ double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan
       work.group_steps * plan.row_fragments * 4 * 16 * 16 * 16 * precision / kProductsPerClock;
   const double multiply = std::max(shared, products) + work.steps * kStepOverhead;
 
-  const double fills = sizes.chunks > 1 ? sizes.column_tiles : runs;
-  const double fill = fills * count(plan, &TileAxis::operand_rows) * sizes.units *
-                      (plan.asynchronous_fill ? kFillAsyncClocks : kFillElementClocks);
+  const bool forward = plan.axes[0].pass == Pass::kForward;
+  const double plane_chunks = sizes.chunks / sizes.channel_chunks;
+  const double fills = (sizes.chunks > 1 ? sizes.column_tiles : runs) * plane_chunks;
+  const double fill =
+      fills * count(plan, &TileAxis::operand_rows) * sizes.units *
+      (!plan.asynchronous_fill
+           ? kFillElementClocks * (forward ? 1 : plan.axes[2].plane_blocks())  // skipped neighbours
+
+       : plan.chunk_units == 1 && sizes.units > 1 ? kFillAsyncClocks * kFillHalfSector
+                                                  : kFillAsyncClocks);
   const double elements =
       static_cast<double>(sizes.column_tiles) * sizes.column_width * sizes.block_rows;
   double per_element = kStoreElementClocks;
   if (result_channels_last) {
     if (plan.channels_per_tile % 8 == 0) per_element = kStoreVectorClocks;
-  } else if (plan.axes[2].plane_block < plan.axes[2].result_planes) {
+  } else if (forward && plan.axes[2].plane_block < plan.axes[2].planes) {
     per_element = kSectorElementClocks;  // every stride-th element of a line
   }
-  const double clocks = (multiply + fill + elements * per_element) / runs +
+  // Filling ahead shares the instruction slots with the products: only waiting is saved.
+  const double feed = multiply + fill;
+  const double changes = sizes.chunks > 1 ? sizes.chunks * sizes.column_tiles * kChunkOverhead : 0;
+  const double clocks = (feed + changes + elements * per_element) / runs +
                         kTileOverhead * plan.columns_per_block + kBlockOverhead;
 
   const double together = std::min<double>(resident, std::ceil(blocks / device.multiprocessors));
@@ -132,17 +144,18 @@ int even_slice(int channels, int most) {
   return std::min(round_up(slice, 8), most) >= slice ? std::min(round_up(slice, 8), most) : slice;
 }
 
-// Ways to form column tiles: planes merge along w first, because they share lines of the result.
+// Ways to form column tiles and plane blocks. Planes merge along w first: there they share lines
+// of the result (forward) or of the operand (grad_input).
 std::vector<GemmDataPlan> column_candidates(const GemmDataPlan& base, int result_channels) {
   std::vector<GemmDataPlan> candidates;
   for (int merged = 0; merged <= 3; ++merged) {
     GemmDataPlan plan = base;
     int planes = 1;
     for (int a = 0; a < 3; ++a) {
-      plan.axes[a].plane_block = a >= 3 - merged ? plan.axes[a].result_planes : 1;
-      planes *= plan.axes[a].plane_block;
+      plan.axes[a].plane_block = a >= 3 - merged ? plan.axes[a].planes : 1;
+      planes *= plan.axes[a].result_block();
     }
-    if (merged > 0 && plan.axes[3 - merged].result_planes == 1) continue;  // nothing new
+    if (merged > 0 && plan.axes[3 - merged].planes == 1) continue;  // nothing new
     for (int groups = 1; groups <= 4; ++groups) {
       if (planes > 16 * groups) continue;
       plan.channels_per_tile = even_slice(result_channels, 16 * groups / planes);
@@ -188,7 +201,6 @@ GemmDataPlan search(const Problem& problem, Pass pass, DataType type, bool fast_
         const double cost = clocks_of(problem, type, plan, sizes, result_channels_last, device);
         if (cost < best.clocks) best = {plan, cost};
       }
-      if (device.shared_per_multiprocessor / (sizes.shared_bytes + 1024) >= 2) break;
     }
   };
   for (GemmDataPlan& columns : column_candidates(base, result_channels)) {

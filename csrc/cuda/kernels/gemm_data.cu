@@ -14,6 +14,13 @@ namespace {
 
 int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+int most_entries(const TileAxis& axis) {
+  int most = 0;
+  for (int block = 0; block < axis.plane_blocks(); ++block)
+    most = std::max(most, entry_count(axis, block * axis.plane_block));
+  return most;
+}
+
 int element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
 
 // Elements from one staged column (or, channels-last, row) to the next: chosen so that neither
@@ -42,7 +49,7 @@ bool tile_offsets_fit(const GemmDataPlan& plan, const TensorPointer& operand,
     const int64_t step = axis.pass == Pass::kForward ? 1 : axis.stride;
     operand_span += (axis.halo() + 1) * step * operand.stride[2 + a];
     result_span +=
-        (axis.tile + 1) * static_cast<int64_t>(axis.result_planes) * result.stride[2 + a];
+        (axis.tile + 1) * (axis.pass == Pass::kForward ? axis.stride : 1) * result.stride[2 + a];
   }
   constexpr int64_t kMost = std::numeric_limits<int>::max();
   return operand_span <= kMost && result_span <= kMost;
@@ -62,44 +69,46 @@ GemmDataSizes gemm_data_sizes(const Problem& problem, Pass pass, DataType type,
   sizes.block_rows = kGemmWarps * plan.row_fragments * 16;
   sizes.column_width = 16 * plan.column_groups;
   sizes.units = static_cast<int>((operand_channels + unit_elements - 1) / unit_elements);
-  sizes.chunks = (sizes.units + plan.chunk_units - 1) / plan.chunk_units;
+  sizes.channel_chunks = (sizes.units + plan.chunk_units - 1) / plan.chunk_units;
   sizes.channel_tiles =
       static_cast<int>((result_channels + plan.channels_per_tile - 1) / plan.channels_per_tile);
-  sizes.column_tiles = sizes.channel_tiles;
-  int64_t rows = 1, entries = 1;
+  int plane_blocks = 1;
+  int64_t rows = 1, entries = 1, places = 1;
   for (const TileAxis& axis : plan.axes) {
-    sizes.column_tiles *= axis.plane_blocks();
+    plane_blocks *= axis.plane_blocks();
     rows *= axis.operand_rows();
-    int most = 0;
-    for (int block = 0; block < axis.plane_blocks(); ++block)
-      most = std::max(most, entry_count(axis, block * axis.plane_block));
-    entries *= most;
+    places *= axis.tile * axis.result_block();
+    entries *= most_entries(axis);
   }
+  sizes.column_tiles = sizes.channel_tiles * (forward ? plane_blocks : 1);
+  sizes.chunks = sizes.channel_chunks * (forward ? 1 : plane_blocks);
   sizes.steps = round_up(static_cast<int>((entries * plan.chunk_units + 1) / 2), kStageSteps);
   sizes.row_pitch = (plan.chunk_units | 1) * kUnitBytes;
-  int64_t places = 1;
-  for (const TileAxis& axis : plan.axes) places *= axis.tile * axis.plane_block;
+  sizes.operand_buffers = plan.asynchronous_fill && sizes.chunks > 1 ? 2 : 1;
   const int64_t operand_bytes = rows * sizes.row_pitch;
-  const int64_t ring_at = operand_bytes + (rows + 3) / 4 * 4 * static_cast<int64_t>(sizeof(int));
+  const int64_t ring_at = sizes.operand_buffers * operand_bytes;
   const int step_bytes = kHeaderBytes + parts * 2 * sizes.column_width * kUnitBytes;
-  const int ring_bytes = kStages * kStageSteps * step_bytes;
+  const int64_t staging_at = ring_at + kStages * kStageSteps * step_bytes;
   // Either memory order of the result fits the staging buffer.
-  const int staging_bytes =
+  const int64_t shared_bytes =
+      staging_at +
       element_bytes(type) * std::max(staging_pitch(false, sizes, type) * sizes.column_width,
                                      staging_pitch(true, sizes, type) * sizes.block_rows);
-  const int64_t shared_bytes = ring_at + std::max(ring_bytes, staging_bytes);
   // A tile this large fits no GPU: only the total has to say so.
   const bool fits = shared_bytes < std::numeric_limits<int>::max();
-  sizes.operand_rows = fits ? static_cast<int>(rows) : 0;
-  sizes.operand_bytes = fits ? static_cast<int>(operand_bytes) : 0;
-  sizes.places = fits ? static_cast<int>(places) : 0;
-  sizes.ring_at = fits ? static_cast<int>(ring_at) : 0;
+  const auto narrow = [&](int64_t value) { return fits ? static_cast<int>(value) : 0; };
+  sizes.operand_rows = narrow(rows);
+  sizes.places = narrow(places);
+  sizes.operand_bytes = narrow(operand_bytes);
+  sizes.ring_at = narrow(ring_at);
+  sizes.staging_at = narrow(staging_at);
   sizes.shared_bytes = fits ? static_cast<int>(shared_bytes) : std::numeric_limits<int>::max();
   sizes.packed_bytes = problem.groups * sizes.column_tiles * sizes.chunks *
                        static_cast<int64_t>(sizes.steps) * step_bytes;
   sizes.scratch_bytes = sizes.packed_bytes + sizes.column_tiles * sizeof(ColumnTile) +
-                        sizes.operand_rows * sizeof(RowPlace) + sizes.places * sizeof(ResultPlace) +
-                        sizes.block_rows * sizeof(int);
+                        sizes.chunks * sizeof(Chunk) + sizes.operand_rows * sizeof(RowPlace) +
+                        sizes.places * sizeof(ResultPlace) +
+                        (sizes.column_tiles * sizes.chunks + sizes.block_rows) * sizeof(int);
   return sizes;
 }
 
@@ -113,11 +122,15 @@ cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
   const GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, plan);
   const int parts = type == DataType::kFloat32 ? 2 : 1;
   const bool channels_last = result.stride[1] < result.stride[4];
+  const int group_tiles = static_cast<int>(problem.groups) * sizes.column_tiles;
+  const int depth_entries = most_entries(plan.axes[0]);
   char* const packed = static_cast<char*>(scratch);
   ColumnTile* const columns = reinterpret_cast<ColumnTile*>(packed + sizes.packed_bytes);
-  RowPlace* const rows = reinterpret_cast<RowPlace*>(columns + sizes.column_tiles);
+  Chunk* const chunks = reinterpret_cast<Chunk*>(columns + sizes.column_tiles);
+  RowPlace* const rows = reinterpret_cast<RowPlace*>(chunks + sizes.chunks);
   ResultPlace* const results = reinterpret_cast<ResultPlace*>(rows + sizes.operand_rows);
-  int* const positions = reinterpret_cast<int*>(results + sizes.places);
+  int* const stages = reinterpret_cast<int*>(results + sizes.places);
+  int* const positions = stages + sizes.column_tiles * sizes.chunks;
   const GemmDataArguments args{
       .plan = plan,
       .sizes = sizes,
@@ -127,7 +140,11 @@ cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
       .operand_channels = static_cast<int>(forward ? in_channels : out_channels),
       .result_channels = static_cast<int>(forward ? out_channels : in_channels),
       .step_bytes = kHeaderBytes + parts * 2 * sizes.column_width * kUnitBytes,
-      .steps = static_cast<int>(problem.groups) * sizes.column_tiles * sizes.chunks * sizes.steps,
+      .depth_entries = depth_entries,
+      .pack_units = group_tiles * depth_entries * sizes.units * sizes.column_width *
+                    (sizes.chunks / sizes.channel_chunks),
+      .pack_headers = group_tiles * sizes.chunks * sizes.steps,
+      .pack_tails = group_tiles * sizes.chunks * sizes.column_width,
       .staging_pitch = staging_pitch(channels_last, sizes, type),
       .operand = operand,
       .weight = weight,
@@ -137,7 +154,7 @@ cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
       .weight_result_stride = forward ? weight.stride[1] : weight.stride[0],
       .bias = bias,
       .packed = packed,
-      .tables = {columns, rows, results, positions},
+      .tables = {columns, chunks, rows, results, stages, positions},
       .result_channels_last = channels_last,
       .result_in_vectors = loads_in_vectors(result, forward ? out_channels : in_channels, type),
   };

@@ -1,6 +1,6 @@
 // Forward and grad_input as one implicit matrix product (mma.sync):
 //
-//   rows     a tile of positions q (4 warps x kRowFragments x 16)
+//   rows     a tile of positions (4 warps x kRowFragments x 16)
 //   columns  result planes x result channels, in tiles of kColumnGroups x 16
 //   depth    entries (shifts or taps) x operand channels, in k-steps of two 16-byte units
 //
@@ -28,40 +28,41 @@ namespace convt3d {
 constexpr int kGemmThreads = 32 * kGemmWarps;
 
 // ---- Filling the operand tile ----------------------------------------------------------------
-// Offsets of the tile's rows in the operand from its first row's position (which may lie outside
-// the tensor); kOutside where a row has no position. Written once per block.
-constexpr int kOutside = std::numeric_limits<int>::min();
-
 __device__ __forceinline__ bool within(int coordinate, int extent) {
   return static_cast<unsigned>(coordinate) < static_cast<unsigned>(extent);
 }
 
-__device__ inline void locate_rows(const GemmDataArguments& args, const int (&corner)[3],
-                                   int* row_offsets) {
+// Where a listed row of the tile lies in the operand: its offset from the position of row 0 (which
+// may be outside the tensor), or kOutside; and its place in the tile, in bytes.
+constexpr int kOutside = std::numeric_limits<int>::min();
+
+__device__ __forceinline__ int2 locate_row(const GemmDataArguments& args, const int (&corner)[3],
+                                           int index) {
   const TileAxis(&axes)[3] = args.plan.axes;
-#pragma unroll 4
-  for (int at = threadIdx.x; at < args.sizes.operand_rows; at += kGemmThreads) {
-    const int4 row = __ldg(reinterpret_cast<const int4*>(args.tables.rows) + at);
-    const bool inside = within(corner[0] + row.y, axes[0].operand_extent) &&
-                        within(corner[1] + row.z, axes[1].operand_extent) &&
-                        within(corner[2] + row.w, axes[2].operand_extent);
-    row_offsets[at] = inside ? row.x : kOutside;
-  }
+  const int4 row = __ldg(reinterpret_cast<const int4*>(args.tables.rows) + index);
+  const int h = static_cast<short>(row.y & 0xffff), d = row.y >> 16;
+  const bool inside = within(corner[0] + d, axes[0].operand_extent) &&
+                      within(corner[1] + h, axes[1].operand_extent) &&
+                      within(corner[2] + row.z, axes[2].operand_extent);
+  return {inside ? row.x : kOutside, row.w * args.sizes.row_pitch};
 }
 
+// Fills rows [begin, end) of a tile with one chunk; `first` are the coordinates of chunk 0's row 0.
 template <typename T>
-__device__ void fill_operand(const GemmDataArguments& args, const int (&corner)[3], int n,
-                             int group, int chunk, const int* row_offsets, char* tile) {
+__device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3], int n, int group,
+                             int chunk_index, int begin, int end, char* tile) {
   const GemmDataPlan& plan = args.plan;
-  const int rows = args.sizes.operand_rows, pitch = args.sizes.row_pitch;
-  const int first_unit = chunk * plan.chunk_units;
-  const int units = min(plan.chunk_units, args.sizes.units - first_unit);
-  const int first_channel = first_unit * kUnitElements<T>;
+  const Chunk chunk = args.tables.chunks[chunk_index];
+  const int units = chunk.units, first_channel = chunk.first_unit * kUnitElements<T>;
   const T* operand = static_cast<const T*>(args.operand.data) + n * args.operand.stride[0] +
                      (static_cast<int64_t>(group) * args.operand_channels + first_channel) *
                          args.operand.stride[1];
+  int corner[3];
 #pragma unroll
-  for (int a = 0; a < 3; ++a) operand += corner[a] * args.operand.stride[2 + a];
+  for (int a = 0; a < 3; ++a) {
+    corner[a] = first[a] + chunk.offset[a];
+    operand += corner[a] * args.operand.stride[2 + a];
+  }
 
   if (plan.asynchronous_fill) {
     // Neighbouring threads take neighbouring units of a row, then the next row.
@@ -73,12 +74,11 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&corner)[
       const T* source = operand + unit * kUnitElements<T>;
       const uint32_t destination = shared_address(tile) + unit * kUnitBytes;
 #pragma unroll 4
-      for (int row = first_row; row < rows; row += rows_at_once) {
-        const int offset = row_offsets[row];
-        const bool inside = offset != kOutside;
-        copy_async_16(destination + row * pitch,
-                      inside ? static_cast<const void*>(source + offset) : args.operand.data,
-                      inside);
+      for (int row = begin + first_row; row < end; row += rows_at_once) {
+        const int2 at = locate_row(args, corner, row);
+        const bool inside = at.x != kOutside;
+        copy_async_16(destination + at.y,
+                      inside ? static_cast<const void*>(source + at.x) : args.operand.data, inside);
       }
     }
   } else {
@@ -87,11 +87,11 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&corner)[
     constexpr int kUnroll = 4;
     const int channels = args.operand_channels - first_channel;
     const int64_t stride = args.operand.stride[1];
-    for (int row = threadIdx.x; row < rows; row += kGemmThreads) {
-      const int offset = row_offsets[row];
-      const bool inside = offset != kOutside;
-      const T* source = operand + (inside ? offset : 0);
-      char* destination = tile + row * pitch;
+    for (int row = begin + threadIdx.x; row < end; row += kGemmThreads) {
+      const int2 at = locate_row(args, corner, row);
+      const bool inside = at.x != kOutside;
+      const T* source = operand + (inside ? at.x : 0);
+      char* destination = tile + at.y;
       for (int unit = 0; unit < units; unit += kUnroll) {
         alignas(16) T values[kUnroll][kUnitElements<T>];
 #pragma unroll
@@ -99,7 +99,8 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&corner)[
 #pragma unroll
           for (int j = 0; j < kUnitElements<T>; ++j) {
             values[i][j] = Convert<T>::from(0.f);
-            if (inside && (unit + i) * kUnitElements<T> + j < channels) values[i][j] = *source;
+            if (inside && unit + i < units && (unit + i) * kUnitElements<T> + j < channels)
+              values[i][j] = *source;
             source += stride;
           }
         }
@@ -260,7 +261,7 @@ __device__ void stage_result(const GemmDataArguments& args,
 
 template <typename T>
 __device__ void store_result(const GemmDataArguments& args, const ColumnTile& columns,
-                             const int (&q)[3], int n, int64_t first_channel, int channels,
+                             const int (&position)[3], int n, int64_t first_channel, int channels,
                              const T* staging) {
   const GemmDataPlan& plan = args.plan;
   int corner[3];  // first result coordinates of the tile
@@ -268,7 +269,7 @@ __device__ void store_result(const GemmDataArguments& args, const ColumnTile& co
               first_channel * args.result.stride[1];
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
-    corner[a] = result_coordinate(plan.axes[a], q[a], columns.plane[a]);
+    corner[a] = result_coordinate(plan.axes[a], position[a], columns.plane[a]);
     result += corner[a] * args.result.stride[2 + a];
   }
   const auto inside = [&](const int4& place) {
@@ -316,6 +317,22 @@ __device__ void store_result(const GemmDataArguments& args, const ColumnTile& co
 }
 
 // ---- The kernel ------------------------------------------------------------------------------
+// Walks over the weight stages of a block's column tiles and chunks, ahead of their use: the ring
+// never runs dry between tiles.
+struct StageCursor {
+  int at, last;  // column tile x chunks + chunk
+  int stage, stages;
+  const char* source;
+
+  __device__ void enter(const GemmDataArguments& args, int group) {
+    stage = 0;
+    stages = at < last ? args.tables.stages[at] : 0;
+    const int64_t tile =
+        static_cast<int64_t>(group) * args.sizes.column_tiles * args.sizes.chunks + at;
+    source = args.packed + tile * args.sizes.steps * args.step_bytes;
+  }
+};
+
 template <typename T, int kRowFragments, int kColumnGroups>
 __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
     gemm_data_kernel(const __grid_constant__ GemmDataArguments args) {
@@ -323,18 +340,17 @@ __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
   using Tile = GemmTile<T, kRowFragments, kColumnGroups>;
   constexpr int kStageBytes = kStageSteps * Tile::kStepBytes;
   const GemmDataPlan& plan = args.plan;
-  char* operand_tile = shared;
-  int* row_offsets = reinterpret_cast<int*>(shared + args.sizes.operand_bytes);
-  char* ring = shared + args.sizes.ring_at;  // weight stages, then the result's staging
+  char* ring = shared + args.sizes.ring_at;
+  T* staging = reinterpret_cast<T*>(shared + args.sizes.staging_at);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   // Which tile of positions, group and run of column tiles.
   int flat = blockIdx.x;
-  int q[3], corner[3];
+  int position[3], corner[3];
 #pragma unroll
   for (int a = 2; a >= 0; --a) {
-    q[a] = plan.axes[a].first_position + take(flat, args.tiles[a]) * plan.axes[a].tile;
-    corner[a] = operand_coordinate(plan.axes[a], q[a], 0);
+    position[a] = take(flat, args.tiles[a]) * plan.axes[a].tile;
+    corner[a] = operand_coordinate(plan.axes[a], position[a], 0, 0);
   }
   const int n = flat;
   const int runs = (args.sizes.column_tiles + plan.columns_per_block - 1) / plan.columns_per_block;
@@ -342,74 +358,103 @@ __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
   const int first_column = blockIdx.y % runs * plan.columns_per_block;
   const int last_column = min(first_column + plan.columns_per_block, args.sizes.column_tiles);
 
+  const int chunks = args.sizes.chunks;
+  StageCursor cursor{first_column * chunks, last_column * chunks, 0, 0, nullptr};
+  cursor.enter(args, group);
+  const auto prefetch = [&](int slot) {
+    while (cursor.stage == cursor.stages && cursor.at < cursor.last) {
+      ++cursor.at;
+      cursor.enter(args, group);
+    }
+    if (cursor.at < cursor.last) {
+      const uint32_t destination = shared_address(ring + slot * kStageBytes);
+#pragma unroll
+      for (int at = 0; at < kStageBytes; at += kGemmThreads * kUnitBytes) {
+        const int mine = at + static_cast<int>(threadIdx.x) * kUnitBytes;
+        if (mine < kStageBytes) copy_async_16(destination + mine, cursor.source + mine, true);
+      }
+      cursor.source += kStageBytes;
+      ++cursor.stage;
+    }
+    copy_async_commit();
+  };
+
   // Operand rows of this lane's fragment rows, as ldmatrix addresses.
   uint32_t rows[kRowFragments];
 #pragma unroll
   for (int i = 0; i < kRowFragments; ++i)
-    rows[i] = shared_address(operand_tile) +
+    rows[i] = shared_address(shared) +
               __ldg(args.tables.positions + (warp * kRowFragments + i) * 16 + lane % 16) *
                   args.sizes.row_pitch;
-  locate_rows(args, corner, row_offsets);
-  __syncthreads();
+  // Two operand tiles take turns where chunks follow each other: one is filled, a slice per stage,
+  // while the other is multiplied.
+  const bool pipelined = args.sizes.operand_buffers == 2;
+  const int operand_rows = args.sizes.operand_rows;
+  fill_operand<T>(args, corner, n, group, 0, 0, operand_rows, shared);
+#pragma unroll
+  for (int slot = 0; slot < kStages - 1; ++slot) prefetch(slot);
 
   Tile tile;
-  bool filled = false;
+  int slot = 0, buffer = 0;
+  bool first = true;
   for (int index = first_column; index < last_column; ++index) {
     const ColumnTile columns = args.tables.columns[index];
     tile.clear();
-    for (int chunk = 0; chunk < args.sizes.chunks; ++chunk) {
-      if (!filled || args.sizes.chunks > 1) {
-        fill_operand<T>(args, corner, n, group, chunk, row_offsets, operand_tile);
-        filled = true;
-      }
-      const int units = min(plan.chunk_units, args.sizes.units - chunk * plan.chunk_units);
-      const int stages = (columns.entries * units + 2 * kStageSteps - 1) / (2 * kStageSteps);
-      const int64_t packed_tile =
-          (static_cast<int64_t>(group) * args.sizes.column_tiles + index) * args.sizes.chunks +
-          chunk;
-      const char* packed = args.packed + packed_tile * args.sizes.steps * Tile::kStepBytes;
-      const auto prefetch = [&](int stage, int slot) {
-        if (stage < stages) {
-          const char* source = packed + static_cast<int64_t>(stage) * kStageBytes;
-          const uint32_t destination = shared_address(ring + slot * kStageBytes);
-#pragma unroll
-          for (int at = 0; at < kStageBytes; at += kGemmThreads * kUnitBytes) {
-            const int mine = at + static_cast<int>(threadIdx.x) * kUnitBytes;
-            if (mine < kStageBytes) copy_async_16(destination + mine, source + mine, true);
-          }
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      if (chunks > 1 && !first) {
+        __syncthreads();  // the previous chunk has been multiplied
+        if (pipelined) {
+          buffer ^= 1;
+        } else {
+          fill_operand<T>(args, corner, n, group, chunk, 0, operand_rows, shared);
+          copy_async_commit();
         }
-        copy_async_commit();
-      };
+        copy_async_wait<0>();
+        __syncthreads();
+      }
+      first = false;
+      const int stages = args.tables.stages[index * chunks + chunk];
+      const int next_chunk = chunk + 1 < chunks ? chunk + 1 : 0;
+      const bool fill_next = pipelined && (next_chunk > 0 || index + 1 < last_column);
+      const int slice = (operand_rows + max(stages, 1) - 1) / max(stages, 1);
+      char* next_tile = shared + (buffer ^ 1) * args.sizes.operand_bytes;
+      uint32_t buffer_rows[kRowFragments];
 #pragma unroll
-      for (int stage = 0; stage < kStages - 1; ++stage) prefetch(stage, stage);
-      int slot = 0;
+      for (int i = 0; i < kRowFragments; ++i)
+        buffer_rows[i] = rows[i] + buffer * args.sizes.operand_bytes;
       for (int stage = 0; stage < stages; ++stage) {
         copy_async_wait<kStages - 2>();
         __syncthreads();
-        prefetch(stage + kStages - 1, slot == 0 ? kStages - 1 : slot - 1);
+        if (fill_next)
+          fill_operand<T>(args, corner, n, group, next_chunk, stage * slice,
+                          min((stage + 1) * slice, operand_rows), next_tile);
+        prefetch(slot == 0 ? kStages - 1 : slot - 1);
         const char* weights = ring + slot * kStageBytes;
         if constexpr (kWeightParts<T> == 2) {
           // The tensor cores cut the low bits of every sum they carry: short sums are carried
           // there, long ones in float32 registers.
           Tile partial;
           partial.clear();
-          partial.multiply_stage(rows, weights);
+          partial.multiply_stage(buffer_rows, weights);
           tile.add(partial);
         } else {
-          tile.multiply_stage(rows, weights);
+          tile.multiply_stage(buffer_rows, weights);
         }
         slot = slot == kStages - 1 ? 0 : slot + 1;
       }
-      copy_async_wait<0>();
-      __syncthreads();  // the ring and the operand tile may be overwritten
+      if (stages == 0) {  // no taps: only bias, and the same order of barriers and fills
+        if (fill_next)
+          fill_operand<T>(args, corner, n, group, next_chunk, 0, operand_rows, next_tile);
+        copy_async_commit();
+        __syncthreads();
+      }
     }
     const int channels = min(plan.channels_per_tile, args.result_channels - columns.channel);
     const int first_channel = group * args.result_channels + columns.channel;
-    T* staging = reinterpret_cast<T*>(ring);
+    // The last tile's stores have read the staging buffer: a barrier lies in every stage.
     stage_result<T>(args, tile, first_channel, channels, staging);
     __syncthreads();
-    store_result<T>(args, columns, q, n, first_channel, channels, staging);
-    __syncthreads();
+    store_result<T>(args, columns, position, n, first_channel, channels, staging);
   }
 }
 

@@ -2,15 +2,23 @@
 // them, and which taps meet which result plane. Host-device, no CUDA headers: the CPU tests check
 // it exhaustively against the definition.
 //
+// Output o, input i and tap k of one axis meet where o = stride * i + reach(k) with
+// reach(k) = dilation * k - padding. Split into shift(k) = floor(reach / stride) and
+// plane(k) = reach mod stride:
+//
+//   forward     output = stride * t + plane    reads input  t - shift(k)   for taps of that plane
+//   grad_input  input = t                      reads output stride * (t + shift(k)) + plane(k)
+//
 // Words used in these kernels, per axis:
 //   result    the tensor a data pass writes (forward: output; grad_input: input)
 //   operand   the activation it reads (forward: input; grad_input: grad_output)
-//   q         position of a result tile. Forward: output = stride * q + residue - padding, so one
-//             q stands for `stride` outputs, its result planes. grad_input: q is the input itself.
-//   plane     forward: one residue of the result. grad_input: the operand is kept de-interleaved,
-//             one plane of the tile per residue that a tap meets.
-//   entry     one operand position relative to q. Forward: a shift that some tap of the chosen
-//             result planes has. grad_input: a tap.
+//   position  t above; a tile covers `tile` of them
+//   plane     forward: a residue of the result. grad_input: a residue of the operand that some tap
+//             meets; the operand tile is kept de-interleaved, plane by plane.
+//   block     planes that are worked on together. Forward: those of one column tile.
+//             grad_input: those whose operand is in shared memory at once.
+//   entry     one operand position relative to t that taps of a plane block read. Forward: a
+//             shift. grad_input: a tap.
 #pragma once
 
 #include <cstdint>
@@ -21,55 +29,73 @@ namespace convt3d {
 
 enum class Pass { kForward, kGradInput };
 
+CONVT3D_HOST_DEVICE inline int floor_div(int a, int b) {  // b > 0
+  return a >= 0 ? a / b : -((b - 1 - a) / b);
+}
+
 struct TileAxis {
   Pass pass;
   int stride, padding, dilation, kernel;
   int operand_extent, result_extent;
-  int positions;       // number of q
-  int first_position;  // q of the first one
-  int max_shift;       // floor(dilation * (kernel - 1) / stride)
-  int result_planes;   // forward: stride; grad_input: 1
-  int operand_planes;  // forward: 1; grad_input: residues met by a tap
-  int tile;            // q per tile
-  int plane_block;     // result planes that one column tile covers
+  int positions;
+  int min_shift, max_shift;
+  int planes;       // forward: stride; grad_input: residues met by a tap
+  int tile;         // positions per tile
+  int plane_block;  // planes per block
 
-  CONVT3D_HOST_DEVICE int halo() const { return tile + max_shift; }
-  // Rows of the operand tile along this axis: planes one after the other.
-  CONVT3D_HOST_DEVICE int operand_rows() const { return operand_planes * halo(); }
+  CONVT3D_HOST_DEVICE int shift(int tap) const {
+    return floor_div(dilation * tap - padding, stride);
+  }
+  CONVT3D_HOST_DEVICE int plane(int tap) const {
+    return dilation * tap - padding - stride * shift(tap);
+  }
+  // The tap that has this shift and plane, or -1.
+  CONVT3D_HOST_DEVICE int tap_of(int shift, int plane) const {
+    const int distance = stride * shift + plane + padding;
+    return distance >= 0 && distance % dilation == 0 && distance / dilation < kernel
+               ? distance / dilation
+               : -1;
+  }
+
+  CONVT3D_HOST_DEVICE int halo() const { return tile + max_shift - min_shift; }
   CONVT3D_HOST_DEVICE int tiles() const { return (positions + tile - 1) / tile; }
-  CONVT3D_HOST_DEVICE int plane_blocks() const {
-    return (result_planes + plane_block - 1) / plane_block;
-  }
-
-  // The tap that joins shift and residue, or -1.
-  CONVT3D_HOST_DEVICE int tap_of(int shift, int residue) const {
-    const int reach = stride * shift + residue;
-    return reach % dilation == 0 && reach / dilation < kernel ? reach / dilation : -1;
-  }
+  CONVT3D_HOST_DEVICE int plane_blocks() const { return (planes + plane_block - 1) / plane_block; }
+  CONVT3D_HOST_DEVICE int result_block() const { return pass == Pass::kForward ? plane_block : 1; }
+  CONVT3D_HOST_DEVICE int operand_block() const { return pass == Pass::kForward ? 1 : plane_block; }
+  // Rows of the operand tile along this axis: planes of the block one after the other.
+  CONVT3D_HOST_DEVICE int operand_rows() const { return operand_block() * halo(); }
 };
 
-CONVT3D_HOST_DEVICE inline int result_coordinate(const TileAxis& axis, int q, int plane) {
-  return axis.pass == Pass::kForward ? axis.stride * q + plane - axis.padding : q;
+CONVT3D_HOST_DEVICE inline int result_coordinate(const TileAxis& axis, int position, int plane) {
+  return axis.pass == Pass::kForward ? axis.stride * position + plane : position;
 }
 
 // Coordinate in the operand tensor (possibly outside it) of row `row` of the tile whose first
-// position is q.
-CONVT3D_HOST_DEVICE inline int operand_coordinate(const TileAxis& axis, int q, int row) {
-  if (axis.pass == Pass::kForward) return q - axis.max_shift + row;
-  const int plane = row / axis.halo(), step = row % axis.halo();
-  // Plane p holds the residue of tap p; taps repeat residues with period stride / gcd.
-  return axis.stride * (q + step) + axis.dilation * plane % axis.stride - axis.padding;
+// position is `position` and whose planes start at `first_plane`.
+CONVT3D_HOST_DEVICE inline int operand_coordinate(const TileAxis& axis, int position,
+                                                  int first_plane, int row) {
+  if (axis.pass == Pass::kForward) return position - axis.max_shift + row;
+  const int plane = first_plane + row / axis.halo(), step = row % axis.halo();
+  // Plane p holds the residue of tap p; taps repeat residues periodically.
+  return axis.stride * (position + axis.min_shift + step) + axis.plane(plane);
 }
 
-// Entries of the column tile whose result planes are [first_plane, first_plane + plane_block).
+// Whether a forward block that starts at first_plane has a tap at this shift.
+CONVT3D_HOST_DEVICE inline bool has_tap(const TileAxis& axis, int first_plane, int shift) {
+  for (int p = first_plane; p < first_plane + axis.plane_block && p < axis.planes; ++p)
+    if (axis.tap_of(shift, p) >= 0) return true;
+  return false;
+}
+
+// Entries of the block of planes [first_plane, first_plane + plane_block).
 CONVT3D_HOST_DEVICE inline int entry_count(const TileAxis& axis, int first_plane) {
-  if (axis.pass == Pass::kGradInput) return axis.kernel;
   int count = 0;
-  for (int shift = 0; shift <= axis.max_shift; ++shift) {
-    bool used = false;
-    for (int p = first_plane; p < first_plane + axis.plane_block && p < axis.result_planes; ++p)
-      used = used || axis.tap_of(shift, p) >= 0;
-    count += used;
+  if (axis.pass == Pass::kForward) {
+    for (int shift = axis.min_shift; shift <= axis.max_shift; ++shift)
+      count += has_tap(axis, first_plane, shift);
+  } else {
+    for (int p = first_plane; p < first_plane + axis.plane_block && p < axis.planes; ++p)
+      count += (axis.kernel - p + axis.planes - 1) / axis.planes;
   }
   return count;
 }
@@ -77,55 +103,56 @@ CONVT3D_HOST_DEVICE inline int entry_count(const TileAxis& axis, int first_plane
 struct Entry {
   int shift;
   int row;  // operand row that the first position of the tile reads
-  int tap;  // grad_input: its tap; forward: -1, see tap_of
+  int tap;  // grad_input: its tap; forward: -1, see tap_of_entry
 };
 
 CONVT3D_HOST_DEVICE inline Entry entry_at(const TileAxis& axis, int first_plane, int entry) {
-  if (axis.pass == Pass::kGradInput) {
-    const int shift = axis.dilation * entry / axis.stride;
-    return {shift, entry % axis.operand_planes * axis.halo() + shift, entry};
+  if (axis.pass == Pass::kForward) {
+    for (int shift = axis.min_shift; shift <= axis.max_shift; ++shift)
+      if (has_tap(axis, first_plane, shift) && entry-- == 0)
+        return {shift, axis.max_shift - shift, -1};
+    return {-1, -1, -1};
   }
-  for (int shift = 0; shift <= axis.max_shift; ++shift) {
-    bool used = false;
-    for (int p = first_plane; p < first_plane + axis.plane_block && p < axis.result_planes; ++p)
-      used = used || axis.tap_of(shift, p) >= 0;
-    if (used && entry-- == 0) return {shift, axis.max_shift - shift, -1};
+  for (int p = first_plane; p < first_plane + axis.plane_block && p < axis.planes; ++p) {
+    const int taps = (axis.kernel - p + axis.planes - 1) / axis.planes;
+    if (entry < taps) {
+      const int tap = p + entry * axis.planes;
+      const int shift = axis.shift(tap);
+      return {shift, (p - first_plane) * axis.halo() + shift - axis.min_shift, tap};
+    }
+    entry -= taps;
   }
   return {-1, -1, -1};
 }
 
 // The tap that entry contributes to a result plane, or -1.
 CONVT3D_HOST_DEVICE inline int tap_of_entry(const TileAxis& axis, const Entry& entry, int plane) {
-  return axis.pass == Pass::kForward ? axis.tap_of(entry.shift, plane) : entry.tap;
+  if (axis.pass == Pass::kGradInput) return entry.tap;
+  return plane < axis.planes ? axis.tap_of(entry.shift, plane) : -1;
 }
 
 // `tile` and `plane_block` are left at 1.
 inline TileAxis tile_axis(Pass pass, const Axis& axis) {
   TileAxis result{};
-  result.pass = pass;
   const TapTable<int64_t> table(axis);
+  result.pass = pass;
   result.stride = static_cast<int>(axis.stride);
   result.padding = static_cast<int>(axis.padding);
   result.dilation = static_cast<int>(axis.dilation);
   result.kernel = static_cast<int>(axis.kernel);
-  result.max_shift = static_cast<int>(table.shift(axis.kernel - 1));
+  result.min_shift = result.shift(0);
+  result.max_shift = result.shift(result.kernel - 1);
   result.tile = result.plane_block = 1;
   if (pass == Pass::kForward) {
     result.operand_extent = static_cast<int>(axis.input);
     result.result_extent = static_cast<int>(axis.output);
-    result.first_position = static_cast<int>(axis.padding / axis.stride);
-    const int64_t last = (axis.output - 1 + axis.padding) / axis.stride;
-    result.positions = static_cast<int>(last) - result.first_position + 1;
-    result.result_planes = static_cast<int>(axis.stride);
-    result.operand_planes = 1;
+    result.positions = static_cast<int>((axis.output + axis.stride - 1) / axis.stride);
+    result.planes = static_cast<int>(axis.stride);
   } else {
     result.operand_extent = static_cast<int>(axis.output);
     result.result_extent = static_cast<int>(axis.input);
-    result.first_position = 0;
     result.positions = static_cast<int>(axis.input);
-    result.result_planes = 1;
-    result.operand_planes =
-        static_cast<int>(axis.kernel < table.period ? axis.kernel : table.period);
+    result.planes = static_cast<int>(axis.kernel < table.period ? axis.kernel : table.period);
   }
   return result;
 }
