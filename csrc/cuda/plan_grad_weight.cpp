@@ -35,6 +35,8 @@ constexpr double kSumKernelClocks = 5000;   // another launch
 constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
 constexpr double kStoresPerClock = 100;     // scattered weights, of the whole GPU
 
+constexpr int kFillWarps = 4;  // where some warps do nothing else
+
 struct Candidate {
   GemmGradWeightPlan plan;
   double clocks = std::numeric_limits<double>::infinity();
@@ -68,7 +70,8 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
   if (sizes.shared_bytes > device.shared_per_block) return kNever;
   const bool single = type == DataType::kFloat32;
   const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
-  const int warps = plan.tap_warps * plan.position_warps;
+  const int multiplying = plan.tap_warps * plan.position_warps;
+  const int warps = multiplying + plan.fill_warps;
   // Sums, and what the compiler was seen to use beside them.
   const int registers = std::min(most_warps(single, fragments) > 8 ? 168 : 255,
                                  (fragments * (single ? 8 : 4) + 112 + 7) / 8 * 8);
@@ -113,7 +116,7 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
     const double blocks_each =
         std::ceil(static_cast<double>(sizes.jobs * splits) / device.multiprocessors);
     const double together = std::min<double>(resident, blocks_each);
-    const double slow = std::pow(std::max(1.0, kWarpsForFullRate / (together * warps)), 0.7);
+    const double slow = std::pow(std::max(1.0, kWarpsForFullRate / (together * multiplying)), 0.7);
     const double busy = compute * slow;
     const bool overlaps = plan.stages > 1 || together > 1;
     const double tile = std::max(busy, fill) +
@@ -205,11 +208,19 @@ struct Search {
       plan.moving_fill = fill_for(moving_fill, w.tile * w.stride, w.tiles() > 1);
       const bool async =
           plan.still_fill == TileFill::kAsync && plan.moving_fill == TileFill::kAsync;
-      for (plan.stages = async ? 2 : 1; plan.stages >= 1; --plan.stages) {
+      const auto consider = [&](int stages, int fill_warps) {
         GemmGradWeightPlan candidate = plan;
+        candidate.stages = stages;
+        candidate.fill_warps = fill_warps;
         const double clocks = choose_split(problem, type, device, best.clocks, candidate);
         if (clocks < best.clocks) best = {candidate, clocks};
-      }
+      };
+      const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
+      const int free_warps = most_warps(type == DataType::kFloat32, fragments) -
+                             plan.tap_warps * plan.position_warps;
+      if (free_warps >= kFillWarps) consider(2, kFillWarps);
+      if (async) consider(2, 0);
+      consider(1, 0);
     }
   }
 

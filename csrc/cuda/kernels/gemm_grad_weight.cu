@@ -131,6 +131,7 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
   args.batch = static_cast<int>(problem.batch);
   args.tap_warps = plan.tap_warps;
   args.position_warps = plan.position_warps;
+  args.fill_warps = plan.fill_warps;
   args.stages = plan.stages;
   args.splits = plan.splits;
   args.tiles_per_split = ceil_of(args.sizes.tiles, plan.splits);

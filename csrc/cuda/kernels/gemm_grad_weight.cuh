@@ -32,7 +32,7 @@ struct GradWeightArguments {
   FillOperand operands[2];  // still, moving
   int batch;
   int taps_per_block[3];  // groups of taps per axis
-  int tap_warps, position_warps, stages;
+  int tap_warps, position_warps, fill_warps, stages;
   int splits;
   int64_t tiles_per_split;
   // The result, by still channel, moving channel and tap (strides of mirrored taps are negative).
@@ -252,9 +252,18 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
   }
   __syncthreads();
 
+  // Either all warps fill and then multiply, or some do nothing but fill the next tile.
+  const bool specialized = args.fill_warps > 0;
+  const bool multiplies = position_warp < args.position_warps;
+  const bool fills = !specialized || !multiplies;
+  const int fill_threads = specialized ? 32 * args.fill_warps : static_cast<int>(blockDim.x);
+  const int fill_thread =
+      static_cast<int>(threadIdx.x) - (specialized && fills ? blockDim.x - fill_threads : 0);
   FillSlice slices[2] = {
-      fill_slice<T>(args.operands[0], job.group, job.still_slice * 16 * kStill, 16 * kStill),
-      fill_slice<T>(args.operands[1], job.group, job.moving_slice * 8 * kMoving, 8 * kMoving)};
+      fill_slice<T>(args.operands[0], job.group, job.still_slice * 16 * kStill, 16 * kStill,
+                    fill_thread, fill_threads),
+      fill_slice<T>(args.operands[1], job.group, job.moving_slice * 8 * kMoving, 8 * kMoving,
+                    fill_thread, fill_threads)};
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
     slices[0].origin[a] = 0;
@@ -274,10 +283,12 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
     }
     place[0] = static_cast<int>(rest);
   }
+  constexpr int kFragments = kStill * kMoving * kTaps;
+  constexpr bool kRoomy = kFragments < 20 || most_warps(sizeof(T) == 4, kFragments) <= 8;
   const auto fill = [&](int stage) {
     char* destination = shared + stage * sizes.stage_bytes;
-    fill_tile<T>(args.operands[0], slices[0], place, shared + sizes.still_items_at, destination);
-    fill_tile<T>(args.operands[1], slices[1], place, shared + sizes.moving_items_at,
+    fill_tile<T, kRoomy>(args.operands[0], slices[0], place, shared + sizes.still_items_at, destination);
+    fill_tile<T, kRoomy>(args.operands[1], slices[1], place, shared + sizes.moving_items_at,
                  destination + sizes.moving_at);
 #pragma unroll
     for (int a = 2; a >= 0; --a) {
@@ -294,15 +305,23 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
   int stage = 0;
 #pragma unroll 1
   for (int64_t index = first - ahead; index < last; ++index) {
-    if (index + ahead < last) fill(ahead > 0 ? stage ^ 1 : 0);
+    if (fills && index + ahead < last) fill(ahead > 0 ? stage ^ 1 : 0);
     copy_async_commit();
     stage ^= ahead;
-    if (index < first) continue;
-    if (ahead > 0)
+    if (specialized) {
+      // The warps that multiply have no copies of their own to wait for.
+      if (fills) copy_async_wait<0>();
+    } else if (ahead > 0) {
       copy_async_wait<1>();
-    else
+      __syncthreads();
+    } else {
       copy_async_wait<0>();
-    __syncthreads();
+      __syncthreads();
+    }
+    if (index < first || !multiplies) {
+      __syncthreads();
+      continue;
+    }
     const char* still = shared + (ahead > 0 ? stage ^ 1 : 0) * sizes.stage_bytes;
     const char* moving = still + sizes.moving_at;
     const int steps = sizes.still_rows / kStepPositions;
@@ -324,6 +343,7 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
     __syncthreads();
   }
 
+  if (!multiplies) return;
   const int lane = threadIdx.x % 32;
   const int slot = split * args.position_warps + position_warp;
   float4* partials = args.workspace == nullptr
@@ -408,7 +428,7 @@ cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStrea
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
     if (status != cudaSuccess) return status;
     const auto blocks = static_cast<unsigned>(args.sizes.jobs * args.splits);
-    const int threads = 32 * args.tap_warps * args.position_warps;
+    const int threads = 32 * (args.tap_warps * args.position_warps + args.fill_warps);
     kernel<<<blocks, threads, args.sizes.shared_bytes, stream>>>(args);
     status = cudaGetLastError();
     if (status != cudaSuccess || args.workspace == nullptr) return status;

@@ -28,8 +28,9 @@ struct GemmGradWeightPlan {
   int tap_warps;         // warps that share the box of taps
   int position_warps;    // warps that share the positions of a tile
   TileFill still_fill, moving_fill;
-  int stages;  // buffered tiles: 2 where both fills are asynchronous
-  int splits;  // shares of the position tiles
+  int fill_warps;  // warps that only fill the next tile; 0: all warps fill, then multiply
+  int stages;      // buffered tiles: 2 where fills overlap products
+  int splits;      // shares of the position tiles
 };
 
 // Taps whose sums fit a warp's registers beside its working set; 0: no such kernel. float32 keeps

@@ -134,11 +134,13 @@ struct FillSlice {
   const char* source;  // first channel of the slice at coordinate 0 of sample 0
   int channels;        // of the slice
   int origin[3];       // coordinates of the tile of positions 0
+  int thread, threads;                // among those that fill
   int first_row, unit, rows_at_once;  // asynchronous: this thread's part
 };
 
 template <typename T>
-__device__ FillSlice fill_slice(const FillOperand& operand, int group, int channel, int most) {
+__device__ FillSlice fill_slice(const FillOperand& operand, int group, int channel, int most,
+                                int thread, int threads) {
   constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
   FillSlice slice;
   slice.source = static_cast<const char*>(operand.tensor.data) +
@@ -147,9 +149,11 @@ __device__ FillSlice fill_slice(const FillOperand& operand, int group, int chann
   slice.channels = min(most, operand.channels - channel);
   // Neighbouring threads take neighbouring units of a row.
   const int units = (slice.channels + kUnitElements - 1) / kUnitElements;
-  slice.rows_at_once = blockDim.x / units;
-  slice.first_row = threadIdx.x / units;
-  slice.unit = threadIdx.x % units;
+  slice.thread = thread;
+  slice.threads = threads;
+  slice.rows_at_once = threads / units;
+  slice.first_row = thread / units;
+  slice.unit = thread % units;
   if (slice.first_row >= slice.rows_at_once) slice.first_row = operand.items;  // nothing to do
   return slice;
 }
@@ -200,70 +204,89 @@ __device__ inline uint32_t word_of(uint4 load, int word) {
 // Elements in any layout: a thread takes kVector neighbours along w of all channels of a unit and
 // writes one unit per row. Threads go along w first, for coalescing; several of them share an
 // item, because rows kVector apart would fall into the same banks.
-template <typename T, int kVector>
+template <typename T, int kVector, bool kRoomy>
 __device__ __forceinline__ void fill_elements(const FillOperand& operand, const TileBounds& bounds,
                                               const FillSlice& slice, const char* source,
                                               const void* table, char* tile) {
   constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
   constexpr int kMostLanes = sizeof(T) == 2 ? kVector : kVector == 1 ? 2 : 4;
+  // Items in flight: narrow loads need many.
+  constexpr int kBatch = !kRoomy ? 1 : kVector == 1 ? 4 : 2;
   using Load = typename LoadOf<static_cast<int>(sizeof(T)) * kVector>::type;
   const int units = (slice.channels + kUnitElements - 1) / kUnitElements;
   const int lane_bits = min(31 - __clz(units), kMostLanes / 2);  // 1, 2 or 4 lanes per item
   const int item_bits = 3 - lane_bits;
-  const int first_unit = threadIdx.x >> item_bits & ((1 << lane_bits) - 1);
-  const int first_item =
-      (threadIdx.x & ((1 << item_bits) - 1)) + (threadIdx.x >> 3 << item_bits);
-  const int items_at_once = blockDim.x >> lane_bits;
+  const int first_unit = slice.thread >> item_bits & ((1 << lane_bits) - 1);
+  const int first_item = (slice.thread & ((1 << item_bits) - 1)) + (slice.thread >> 3 << item_bits);
+  const int items_at_once = slice.threads >> lane_bits;
   const int64_t stride = operand.tensor.stride[1] * static_cast<int>(sizeof(T));
-  for (int item = first_item; item < operand.items; item += items_at_once) {
-    int offset;
-    uint32_t coordinates, rows[2] = {0, 0};
-    if constexpr (kVector == 1) {
-      const RowItem entry = static_cast<const RowItem*>(table)[item];
-      offset = entry.offset;
-      coordinates = entry.coordinates;
-    } else {
-      const VectorItem entry = static_cast<const VectorItem*>(table)[item];
-      offset = entry.offset;
-      coordinates = entry.coordinates;
-      rows[0] = entry.rows[0];
-      rows[1] = entry.rows[1];
-    }
-    const int channels = bounds.contains(coordinates) ? slice.channels : 0;
-    const char* from = source + offset + first_unit * kUnitElements * stride;
-#pragma unroll 2
-    for (int unit = first_unit; unit < units; unit += 1 << lane_bits) {
-      Load loads[kUnitElements] = {};
-      const int count = channels - unit * kUnitElements;
-      const char* at = from;
+  source += first_unit * kUnitElements * stride;
+  for (int begin = first_item; begin < operand.items; begin += kBatch * items_at_once) {
+    const char* from[kBatch];
+    int channels[kBatch];
+    uint32_t rows[kBatch][2];
 #pragma unroll
-      for (int j = 0; j < kUnitElements; ++j) {
-        if (j < count) loads[j] = __ldg(reinterpret_cast<const Load*>(at));
-        at += stride;
+    for (int i = 0; i < kBatch; ++i) {
+      const int item = begin + i * items_at_once;
+      channels[i] = 0;
+      from[i] = source;
+      rows[i][0] = rows[i][1] = kNoRow | kNoRow << 16;
+      if (item >= operand.items) continue;
+      uint32_t coordinates;
+      if constexpr (kVector == 1) {
+        const RowItem entry = static_cast<const RowItem*>(table)[item];
+        from[i] += entry.offset;
+        coordinates = entry.coordinates;
+        rows[i][0] = item;
+      } else {
+        const VectorItem entry = static_cast<const VectorItem*>(table)[item];
+        from[i] += entry.offset;
+        coordinates = entry.coordinates;
+        rows[i][0] = entry.rows[0];
+        rows[i][1] = entry.rows[1];
       }
-      from += (kUnitElements * stride) << lane_bits;
+      if (bounds.contains(coordinates)) channels[i] = slice.channels;
+    }
+    for (int unit = first_unit; unit < units; unit += 1 << lane_bits) {
+      Load loads[kBatch][kUnitElements] = {};
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) {
-        uint32_t words[4];
+      for (int i = 0; i < kBatch; ++i) {
+        const int count = channels[i] - unit * kUnitElements;
+        const char* at = from[i];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if constexpr (sizeof(T) == 2)
-            words[j] = __byte_perm(word_of(loads[2 * j], e / 2), word_of(loads[2 * j + 1], e / 2),
-                                   e % 2 == 0 ? 0x5410 : 0x7632);
-          else
-            words[j] = word_of(loads[j], e);
+        for (int j = 0; j < kUnitElements; ++j) {
+          if (j < count) loads[i][j] = __ldg(reinterpret_cast<const Load*>(at));
+          at += stride;
         }
-        const uint32_t row = kVector == 1 ? item : rows[e / 2] >> e % 2 * 16 & 0xffff;
-        if (kVector == 1 || row != kNoRow)
-          *reinterpret_cast<uint4*>(tile + row * operand.pitch + unit * 16) =
-              uint4{words[0], words[1], words[2], words[3]};
+        from[i] += (kUnitElements * stride) << lane_bits;
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) {
+          uint32_t words[4];
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            if constexpr (sizeof(T) == 2)
+              words[j] = __byte_perm(word_of(loads[i][2 * j], e / 2),
+                                     word_of(loads[i][2 * j + 1], e / 2),
+                                     e % 2 == 0 ? 0x5410 : 0x7632);
+            else
+              words[j] = word_of(loads[i][j], e);
+          }
+          const uint32_t row = rows[i][e / 2] >> e % 2 * 16 & 0xffff;
+          if (row != kNoRow)
+            *reinterpret_cast<uint4*>(tile + row * operand.pitch + unit * 16) =
+                uint4{words[0], words[1], words[2], words[3]};
+        }
       }
     }
   }
 }
 
-// `place`: batch and position tile along each axis. Asynchronous copies are not waited for.
-template <typename T>
+// `place`: batch and position tile along each axis. `kRoomy`: the kernel has registers to spare.
+// Asynchronous copies are not waited for.
+template <typename T, bool kRoomy>
 __device__ __forceinline__ void fill_tile(const FillOperand& operand, const FillSlice& slice,
                                           const int (&place)[4], const void* table, char* tile) {
   TileBounds bounds;
@@ -290,13 +313,13 @@ __device__ __forceinline__ void fill_tile(const FillOperand& operand, const Fill
                           shared_address(tile));
       break;
     case TileFill::kElements:
-      fill_elements<T, 1>(operand, bounds, slice, source, table, tile);
+      fill_elements<T, 1, kRoomy>(operand, bounds, slice, source, table, tile);
       break;
     case TileFill::kPairs:
-      fill_elements<T, 2>(operand, bounds, slice, source, table, tile);
+      fill_elements<T, 2, kRoomy>(operand, bounds, slice, source, table, tile);
       break;
     case TileFill::kQuads:
-      fill_elements<T, 4>(operand, bounds, slice, source, table, tile);
+      fill_elements<T, 4, kRoomy>(operand, bounds, slice, source, table, tile);
       break;
   }
 }
