@@ -41,9 +41,11 @@ def _reproducible() -> Iterator[None]:
     torch.manual_seed(SEED)
     # float32 as float32, save where a test asks for TF32. Through the older setting, because
     # PyTorch's own readers of it (torch.export among them) raise once the newer one differs.
-    settings = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-    before = [setting.fp32_precision for setting in settings]
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    for setting, precision in zip(settings, before, strict=True):
-        setting.fp32_precision = precision
+    # PyTorch's testing tools freeze both on import; this lifts it.
+    with torch.backends.__allow_nonbracketed_mutation():
+        settings = [getattr(torch.backends.cudnn, name) for name in ("conv", "rnn")]
+        before = [setting.fp32_precision for setting in settings]
+        torch.backends.cudnn.allow_tf32 = False
+        yield
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision

@@ -9,7 +9,7 @@ torch operations, so that it also runs on a GPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -38,6 +38,11 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.einsum("...ij,...jk->...ik", a, b) if a.dtype == torch.int64 else a @ b
 
 
+def _last(indices: Iterable[int | slice]) -> tuple:
+    """The index of the last dimensions."""
+    return (..., *indices)
+
+
 class _Canvas:
     """(batch, groups, channels, depth, height, width): output with ``padding`` around it."""
 
@@ -54,7 +59,7 @@ class _Canvas:
 
     def inner(self) -> Tensor:
         spans = (slice(p, p + o) for o, p in zip(self.output, self.case.padding, strict=True))
-        return self.values[(..., *spans)]
+        return self.values[_last(spans)]
 
     def met_by(self, tap: Sequence[int]) -> Tensor:
         """View of the positions that the inputs meet through a tap, in the inputs' order."""
@@ -64,7 +69,7 @@ class _Canvas:
                 tap, self.case.size, self.case.stride, self.case.dilation, strict=True
             )
         )
-        return self.values[(..., *spans)]
+        return self.values[_last(spans)]
 
 
 def _taps(case: Case) -> Iterator[tuple[int, ...]]:
@@ -96,7 +101,7 @@ def forward(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None = Non
         x = _grouped(_wide(_batched(input)[part]), case.groups)
         canvas = _Canvas(case, None, x.shape[0], x)
         for tap in _taps(case):
-            update = _product(w[(..., *tap)].transpose(1, 2), x.flatten(3))
+            update = _product(w[_last(tap)].transpose(1, 2), x.flatten(3))
             canvas.met_by(tap).add_(update.unflatten(3, case.size))
         output[part] = canvas.inner().flatten(1, 2)
     if bias is not None:
@@ -113,7 +118,7 @@ def grad_input(case: Case, grad_output: Tensor, weight: Tensor) -> Tensor:
         canvas = _Canvas(case, gy, gy.shape[0], gy)
         total = _grouped(result[part], case.groups)
         for tap in _taps(case):
-            total += _product(w[(..., *tap)], canvas.met_by(tap).flatten(3)).unflatten(3, case.size)
+            total += _product(w[_last(tap)], canvas.met_by(tap).flatten(3)).unflatten(3, case.size)
     return result.view(case.input)
 
 
@@ -131,7 +136,7 @@ def grad_weight(case: Case, grad_output: Tensor, input: Tensor) -> Tensor:
         canvas = _Canvas(case, gy, gy.shape[0], gy)
         for tap in _taps(case):
             pairs = _product(x.flatten(3), canvas.met_by(tap).flatten(3).transpose(2, 3))
-            result[(..., *tap)] += pairs.sum(0)
+            result[_last(tap)] += pairs.sum(0)
     return result.view(case.weight)
 
 

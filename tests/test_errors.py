@@ -24,10 +24,11 @@ def zeros_on(device: str) -> Make:
 
 def listing(calls: dict[str, Call]) -> str:
     """One paragraph per call, wrapped to the width of this file."""
-    indents = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
+    wrapper = textwrap.TextWrapper(
+        98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
     return "".join(
-        f"{name}\n{textwrap.fill(refusal(call, zeros_on('cpu')), 98, **indents)}\n"
-        for name, call in calls.items()
+        f"{name}\n{wrapper.fill(refusal(call, zeros_on('cpu')))}\n" for name, call in calls.items()
     )
 
 

@@ -45,7 +45,7 @@ def test_functional_signature() -> None:
     # PyTorch's function is a builtin: its arguments are those of its documentation's first line.
     schema = torch.ops.aten.conv_transpose3d.input._schema
     names = [argument.name for argument in schema.arguments]
-    assert f"conv_transpose3d({', '.join(names[:2])}" in nn.functional.conv_transpose3d.__doc__
+    assert f"conv_transpose3d({', '.join(names[:2])}" in str(nn.functional.conv_transpose3d.__doc__)
     parameters = inspect.signature(convt3d.conv_transpose3d).parameters
     assert list(parameters) == names
     defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}

@@ -32,10 +32,10 @@ def check(operator: str, case: Case, device: str, layout: str, tests: tuple[str,
     # float64: gradients through a trace differ by roundings of other memory formats, which float32
     # would show.
     tensors = make_tensors(case, torch.float64, device, layout)
-    values = [
+    values = tuple(
         v.detach().requires_grad_() if isinstance(v, Tensor) else v
         for v in arguments(operator, tensors, case)
-    ]
+    )
     overload = getattr(torch.ops.convt3d, operator).default
     results = torch.library.opcheck(overload, values, test_utils=tests)
     assert results == dict.fromkeys(tests, "SUCCESS")
