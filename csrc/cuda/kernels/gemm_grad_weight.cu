@@ -86,12 +86,12 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
   const ContractionAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
   const int still_vector = vector_of(plan.still_fill), moving_vector = vector_of(plan.moving_fill);
   const int64_t still_rows = ceil_of(positions, 16) * 16;
-  const int64_t still_items = static_cast<int64_t>(d.tile) * h.tile * ceil_of(w.tile, still_vector);
-  const int64_t moving_items =
-      moving_vector == 1
-          ? rows
-          : static_cast<int64_t>(d.rows()) * h.rows() *
-                ceil_of(w.extent_of_tile() + moving_vector - 1, moving_vector);
+  const int64_t still_items_per_line = ceil_of(w.tile, still_vector);
+  const int64_t moving_items_per_line =
+      moving_vector == 1 ? w.rows()
+                         : ceil_of(w.extent_of_tile() + moving_vector - 1, moving_vector);
+  const int64_t still_items = static_cast<int64_t>(d.tile) * h.tile * still_items_per_line;
+  const int64_t moving_items = static_cast<int64_t>(d.rows()) * h.rows() * moving_items_per_line;
   sizes.still_pitch = pitch_of(still_slice, type);
   sizes.moving_pitch = pitch_of(moving_slice, type);
   const int64_t moving_at = still_rows * sizes.still_pitch;
@@ -99,9 +99,12 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
   const int64_t still_items_at = plan.stages * stage_bytes;
   const int64_t moving_items_at =
       still_items_at + ceil_of(still_items * (still_vector == 1 ? 8 : 16), 16) * 16;
-  const int64_t position_rows_at =
+  const int64_t axis_tables_at =
       moving_items_at + ceil_of(moving_items * (moving_vector == 1 ? 8 : 16), 16) * 16;
-  const int64_t shared_bytes = position_rows_at + still_rows * 4;
+  const int64_t position_rows_at =
+      axis_tables_at + (d.rows() + h.rows() + moving_items_per_line * moving_vector) * 4;
+  const int64_t tap_offsets_at = position_rows_at + still_rows * 4;
+  const int64_t shared_bytes = tap_offsets_at + plan.tap_warps * plan.taps * 4;
   sizes.shared_bytes = std::numeric_limits<int>::max();
   if (shared_bytes < 1 << 20 && rows < 65535) {
     sizes.still_rows = static_cast<int>(still_rows);
@@ -112,7 +115,11 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
     sizes.stage_bytes = static_cast<int>(stage_bytes);
     sizes.still_items_at = static_cast<int>(still_items_at);
     sizes.moving_items_at = static_cast<int>(moving_items_at);
+    sizes.still_items_per_line = static_cast<int>(still_items_per_line);
+    sizes.moving_items_per_line = static_cast<int>(moving_items_per_line);
+    sizes.axis_tables_at = static_cast<int>(axis_tables_at);
     sizes.position_rows_at = static_cast<int>(position_rows_at);
+    sizes.tap_offsets_at = static_cast<int>(tap_offsets_at);
     sizes.shared_bytes = static_cast<int>(shared_bytes);
   }
   sizes.slots = static_cast<int64_t>(plan.splits) * plan.position_warps;
@@ -155,6 +162,11 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
   moving =
       operand(plan.mirrored ? input : grad_output, plan.moving_fill, args.sizes.moving_channels,
               args.sizes.moving_items, args.sizes.moving_pitch);
+  still.items_per_line = args.sizes.still_items_per_line;
+  moving.items_per_line = args.sizes.moving_items_per_line;
+  args.clear_tiles = args.sizes.still_channels % (16 * plan.still_fragments) != 0 ||
+                     args.sizes.moving_channels % (8 * plan.moving_fragments) != 0 ||
+                     plan.axes[0].tile * plan.axes[1].tile * plan.axes[2].tile % 16 != 0;
   args.result_group_stride = problem.in_channels_per_group() * grad_weight.stride[0];
   args.result_still_stride = grad_weight.stride[plan.mirrored ? 1 : 0];
   args.result_moving_stride = grad_weight.stride[plan.mirrored ? 0 : 1];

@@ -33,6 +33,7 @@ struct GradWeightArguments {
   int batch;
   int taps_per_block[3];  // groups of taps per axis
   int tap_warps, position_warps, fill_warps, stages;
+  bool clear_tiles;  // fills leave channels or positions of the tiles unwritten
   int splits;
   int64_t tiles_per_split;
   // The result, by still channel, moving channel and tap (strides of mirrored taps are negative).
@@ -222,54 +223,65 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
   const GemmGradWeightSizes& sizes = args.sizes;
   const int warp = threadIdx.x / 32;
   const int tap_warp = warp % args.tap_warps, position_warp = warp / args.tap_warps;
-  const GradWeightJob job = job_at(args, blockIdx.x % sizes.jobs);
-  const int split = blockIdx.x / sizes.jobs;
+  const int split = blockIdx.x / static_cast<unsigned>(sizes.jobs);
+  const int job_index = blockIdx.x % static_cast<unsigned>(sizes.jobs);
+  const GradWeightJob job = job_at(args, job_index);
 
-  // Channels and positions beyond the tensors stay zero.
-  for (int at = threadIdx.x * 16; at < args.stages * sizes.stage_bytes; at += blockDim.x * 16)
-    *reinterpret_cast<uint4*>(shared + at) = uint4{0, 0, 0, 0};
+  // Channels and positions that no fill writes stay zero.
+  if (args.clear_tiles) {
+    for (int at = threadIdx.x * 16; at < args.stages * sizes.stage_bytes; at += blockDim.x * 16)
+      *reinterpret_cast<uint4*>(shared + at) = uint4{0, 0, 0, 0};
+  }
   int* position_rows = reinterpret_cast<int*>(shared + sizes.position_rows_at);
+  int* tap_offsets = reinterpret_cast<int*>(shared + sizes.tap_offsets_at);
+  const AxisTables tables =
+      axis_tables(args.axes, reinterpret_cast<int*>(shared + sizes.axis_tables_at));
+  tabulate_axes(args.operands[1], args.axes, job.first_tap, tables);
   tabulate_still(args.operands[0], args.axes, shared + sizes.still_items_at);
-  tabulate_moving(args.operands[1], args.axes, job.first_tap, shared + sizes.moving_items_at);
-  for (int at = threadIdx.x; at < sizes.still_rows; at += blockDim.x) {
-    const int tile_h = args.axes[1].tile, tile_w = args.axes[2].tile;
-    const int row = (at / tile_w / tile_h * args.axes[1].rows() + at / tile_w % tile_h) *
-                        args.axes[2].rows() +
+  for (unsigned at = threadIdx.x; at < sizes.still_rows; at += blockDim.x) {
+    const unsigned tile_h = args.axes[1].tile, tile_w = args.axes[2].tile;
+    const unsigned line = at / tile_w;
+    const int row = (line / tile_h * args.axes[1].rows() + line % tile_h) * args.axes[2].rows() +
                     at % tile_w;
     const bool inside = at < args.axes[0].tile * tile_h * tile_w;
     position_rows[at] = inside ? row * sizes.moving_pitch : 0;
   }
-  int offset[kTaps];
-#pragma unroll
-  for (int t = 0; t < kTaps; ++t) {
-    const int index = tap_warp * kTaps + t;
+  const int taps_of_job = job.taps[0] * job.taps[1] * job.taps[2];
+  for (int index = threadIdx.x; index < args.tap_warps * kTaps; index += blockDim.x) {
     int tap[3], row = 0;
-    tap_at(job, index < job.taps[0] * job.taps[1] * job.taps[2] ? index : 0, tap);
+    tap_at(job, index < taps_of_job ? index : 0, tap);
 #pragma unroll
     for (int a = 0; a < 3; ++a)
       row = row * args.axes[a].rows() + args.axes[a].row_of_tap(job.first_tap[a], tap[a]);
-    offset[t] = row * sizes.moving_pitch;
+    tap_offsets[index] = row * sizes.moving_pitch;
   }
+  __shared__ FillSlice slices[2];  // still, moving
+  if (threadIdx.x == 0) {
+    slices[0] =
+        fill_slice<T>(args.operands[0], job.group, job.still_slice * 16 * kStill, 16 * kStill);
+    slices[1] =
+        fill_slice<T>(args.operands[1], job.group, job.moving_slice * 8 * kMoving, 8 * kMoving);
+    for (int a = 0; a < 3; ++a) {
+      slices[0].origin[a] = 0;
+      slices[1].origin[a] = args.axes[a].first_coordinate(job.first_tap[a]);
+    }
+    slices[1].origin[2] = align_down(slices[1].origin[2], args.operands[1].vector);
+  }
+  __syncthreads();
+  tabulate_moving(args.operands[1], args.axes, tables, shared + sizes.moving_items_at);
+  int offset[kTaps];
+#pragma unroll
+  for (int t = 0; t < kTaps; ++t) offset[t] = tap_offsets[tap_warp * kTaps + t];
   __syncthreads();
 
   // Either all warps fill and then multiply, or some do nothing but fill the next tile.
   const bool specialized = args.fill_warps > 0;
   const bool multiplies = position_warp < args.position_warps;
   const bool fills = !specialized || !multiplies;
-  const int fill_threads = specialized ? 32 * args.fill_warps : static_cast<int>(blockDim.x);
-  const int fill_thread =
-      static_cast<int>(threadIdx.x) - (specialized && fills ? blockDim.x - fill_threads : 0);
-  FillSlice slices[2] = {
-      fill_slice<T>(args.operands[0], job.group, job.still_slice * 16 * kStill, 16 * kStill,
-                    fill_thread, fill_threads),
-      fill_slice<T>(args.operands[1], job.group, job.moving_slice * 8 * kMoving, 8 * kMoving,
-                    fill_thread, fill_threads)};
-#pragma unroll
-  for (int a = 0; a < 3; ++a) {
-    slices[0].origin[a] = 0;
-    slices[1].origin[a] = args.axes[a].first_coordinate(job.first_tap[a]);
-  }
-  slices[1].origin[2] = align_down(slices[1].origin[2], args.operands[1].vector);
+  const int idle = specialized && fills ? static_cast<int>(blockDim.x) - 32 * args.fill_warps : 0;
+  const FillThreads fill_threads{
+      static_cast<int>(threadIdx.x) - idle,
+      specialized ? 32 * args.fill_warps : static_cast<int>(blockDim.x)};
 
   const int64_t first = split * args.tiles_per_split;
   const int64_t last = min(first + args.tiles_per_split, sizes.tiles);
@@ -287,8 +299,8 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
   constexpr bool kRoomy = kFragments < 20 || most_warps(sizeof(T) == 4, kFragments) <= 8;
   const auto fill = [&](int stage) {
     char* destination = shared + stage * sizes.stage_bytes;
-    fill_tile<T, kRoomy>(args.operands[0], slices[0], place, shared + sizes.still_items_at, destination);
-    fill_tile<T, kRoomy>(args.operands[1], slices[1], place, shared + sizes.moving_items_at,
+    fill_tile<T, kRoomy>(args.operands[0], slices[0], fill_threads, place, shared + sizes.still_items_at, destination);
+    fill_tile<T, kRoomy>(args.operands[1], slices[1], fill_threads, place, shared + sizes.moving_items_at,
                  destination + sizes.moving_at);
 #pragma unroll
     for (int a = 2; a >= 0; --a) {
@@ -348,15 +360,17 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
   const int slot = split * args.position_warps + position_warp;
   float4* partials = args.workspace == nullptr
                          ? nullptr
-                         : args.workspace + (slot * sizes.jobs + blockIdx.x % sizes.jobs) *
+                         : args.workspace + (slot * sizes.jobs + job_index) *
                                                 (args.tap_warps * kTaps * kStill * kMoving * 32) +
                                tap_warp * (kTaps * kStill * kMoving * 32) + lane;
 #pragma unroll
   for (int t = 0; t < kTaps; ++t) {
     const int index_of_tap = tap_warp * kTaps + t;
-    const bool present = index_of_tap < job.taps[0] * job.taps[1] * job.taps[2];
     int tap[3];
-    tap_at(job, index_of_tap, tap);
+    if (partials == nullptr) {
+      if (index_of_tap >= taps_of_job) continue;
+      tap_at(job, index_of_tap, tap);
+    }
 #pragma unroll
     for (int i = 0; i < kStill; ++i) {
 #pragma unroll
@@ -365,7 +379,7 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
         const float4 sum{s[0], s[1], s[2], s[3]};
         if (partials != nullptr) {
           partials[((t * kStill + i) * kMoving + j) * 32] = sum;
-        } else if (present) {
+        } else {
           write_fragment<T>(args, job, tap, (job.still_slice * kStill + i) * 16,
                             (job.moving_slice * kMoving + j) * 8, sum);
         }
@@ -385,7 +399,7 @@ __global__ void __launch_bounds__(32 * kSumWarps)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const GemmGradWeightSizes& sizes = args.sizes;
   const int fragments = still_fragments * moving_fragments;
-  int64_t flat = blockIdx.x;
+  unsigned flat = blockIdx.x;
   const int j = static_cast<int>(flat % moving_fragments);
   flat /= moving_fragments;
   const int i = static_cast<int>(flat % still_fragments);

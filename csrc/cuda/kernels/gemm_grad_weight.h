@@ -34,11 +34,12 @@ struct GemmGradWeightPlan {
 };
 
 // Taps whose sums fit a warp's registers beside its working set; 0: no such kernel. float32 keeps
-// two sets of sums.
+// two sets of sums. Three fragments take 7 taps: with 8 they would spill, and four warps' 7 cover
+// the 27 taps of the commonest kernel.
 constexpr int taps_per_warp(bool single, int still_fragments, int moving_fragments) {
   const int fragments = still_fragments * moving_fragments;
-  const int most = (single ? 16 : 32) / fragments;
-  return most > 8 ? 8 : most;
+  const int taps = (single ? 16 : 32) / fragments;
+  return taps <= 8 ? taps : fragments == 3 ? 7 : 8;
 }
 
 // Warps of a block: with most sums a thread needs up to 255 registers, with fewer 168.
@@ -55,11 +56,12 @@ struct GemmGradWeightSizes {
   int still_rows;                       // positions per tile, rounded up to whole k-steps
   int moving_rows;
   int still_items, moving_items;  // rows, or vectors along w, that a fill walks over
+  int still_items_per_line, moving_items_per_line;
   int still_pitch, moving_pitch;  // bytes
   // Shared memory: tiles of all stages, then the tables; offsets in bytes.
   int moving_at;  // in a stage
   int stage_bytes;
-  int still_items_at, moving_items_at, position_rows_at;
+  int still_items_at, moving_items_at, axis_tables_at, position_rows_at, tap_offsets_at;
   int shared_bytes;
   int64_t slots;            // partial results per weight
   int64_t workspace_bytes;  // 0: results are written directly

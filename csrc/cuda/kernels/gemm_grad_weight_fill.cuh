@@ -17,7 +17,8 @@ struct FillOperand {
   int element_bytes;
   int vector;       // neighbours along w per load; 1 for whole rows
   int channels;     // per group
-  int items;        // per tile
+  unsigned items;   // per tile
+  unsigned items_per_line;
   int pitch;        // bytes per row of shared memory
   int extent[3];    // of the tensor
   int advance[3];   // coordinates from one tile to the next
@@ -58,62 +59,68 @@ __device__ inline void write_item(const FillOperand& operand, void* table, int i
   }
 }
 
-// Items of a tile with `lines` lines of rows: rows one by one, or vectors along w.
-template <typename Line, typename Width>
-__device__ void tabulate(const FillOperand& operand, int items_per_line, void* table,
-                         const Line& line_at, const Width& row_at) {
-  for (int item = threadIdx.x; item < operand.items; item += blockDim.x) {
-    const int at = item % items_per_line;
-    int first_row, d, h;
-    line_at(item / items_per_line, first_row, d, h);
-    uint32_t rows[4] = {kNoRow, kNoRow, kNoRow, kNoRow};
-    if (operand.vector > 1) {
+// Per axis, in shared memory: d and h give the coordinate of each row of the moving tile, relative
+// to the tile's origin. w gives the same for rows one by one, else the row of each coordinate or -1.
+struct AxisTables {
+  int *d, *h, *w;
+};
+
+__device__ inline AxisTables axis_tables(const ContractionAxis (&axes)[3], int* memory) {
+  return {memory, memory + axes[0].rows(), memory + axes[0].rows() + axes[1].rows()};
+}
+
+__device__ inline void tabulate_axes(const FillOperand& moving, const ContractionAxis (&axes)[3],
+                                     const int (&first_tap)[3], const AxisTables& tables) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (e >= operand.vector) break;
-        const int row = row_at(at * operand.vector + e);
-        if (row >= 0) rows[e] = first_row + row;
-      }
+  for (int a = 0; a < 3; ++a) {
+    int* table = a == 0 ? tables.d : a == 1 ? tables.h : tables.w;
+    const int first = axes[a].first_coordinate(first_tap[a]);
+    if (a == 2 && moving.vector > 1) {
+      const int aligned = align_down(first, moving.vector);
+      for (int at = threadIdx.x; at < moving.items_per_line * moving.vector; at += blockDim.x)
+        table[at] = axes[a].row_of_coordinate(first_tap[a], aligned + at);
+    } else {
+      for (int row = threadIdx.x; row < axes[a].rows(); row += blockDim.x)
+        table[row] = axes[a].coordinate(first_tap[a], row) - first;
     }
-    write_item(operand, table, item, d, h, operand.vector > 1 ? at * operand.vector : row_at(at),
-               rows[0] | rows[1] << 16, rows[2] | rows[3] << 16);
   }
 }
 
 __device__ inline void tabulate_still(const FillOperand& operand, const ContractionAxis (&axes)[3],
                                       void* table) {
-  const int tile_h = axes[1].tile, tile_w = axes[2].tile;
-  tabulate(
-      operand, (tile_w + operand.vector - 1) / operand.vector, table,
-      [&](int line, int& first_row, int& d, int& h) {
-        d = line / tile_h;
-        h = line % tile_h;
-        first_row = line * tile_w;
-      },
-      [&](int w) { return w < tile_w ? w : -1; });
+  const unsigned tile_h = axes[1].tile, tile_w = axes[2].tile;
+  for (unsigned item = threadIdx.x; item < operand.items; item += blockDim.x) {
+    const unsigned line = item / operand.items_per_line;
+    const unsigned w = item % operand.items_per_line * operand.vector;
+    const unsigned d = line / tile_h, h = line % tile_h;
+    uint32_t rows[4];
+#pragma unroll
+    for (unsigned e = 0; e < 4; ++e) rows[e] = w + e < tile_w ? line * tile_w + w + e : kNoRow;
+    write_item(operand, table, item, d, h, w, rows[0] | rows[1] << 16, rows[2] | rows[3] << 16);
+  }
 }
 
 __device__ inline void tabulate_moving(const FillOperand& operand,
-                                       const ContractionAxis (&axes)[3], const int (&first_tap)[3],
+                                       const ContractionAxis (&axes)[3], const AxisTables& tables,
                                        void* table) {
-  const ContractionAxis &d_axis = axes[0], &h_axis = axes[1], &w_axis = axes[2];
-  const int rows_h = h_axis.rows(), rows_w = w_axis.rows();
-  const int first_w = w_axis.first_coordinate(first_tap[2]);
-  const int aligned_w = align_down(first_w, operand.vector);
-  const int items_per_line =
-      operand.vector == 1 ? rows_w : (operand.reach[2] + operand.vector - 1) / operand.vector;
-  tabulate(
-      operand, items_per_line, table,
-      [&](int line, int& first_row, int& d, int& h) {
-        const int row_d = line / rows_h, row_h = line % rows_h;
-        d = d_axis.coordinate(first_tap[0], row_d) - d_axis.first_coordinate(first_tap[0]);
-        h = h_axis.coordinate(first_tap[1], row_h) - h_axis.first_coordinate(first_tap[1]);
-        first_row = line * rows_w;
-      },
-      [&](int at) {
-        return operand.vector == 1 ? w_axis.coordinate(first_tap[2], at) - first_w
-                                   : w_axis.row_of_coordinate(first_tap[2], aligned_w + at);
-      });
+  const unsigned rows_h = axes[1].rows(), rows_w = axes[2].rows();
+  for (unsigned item = threadIdx.x; item < operand.items; item += blockDim.x) {
+    const unsigned line = item / operand.items_per_line, at = item % operand.items_per_line;
+    const int d = tables.d[line / rows_h], h = tables.h[line % rows_h];
+    if (operand.vector == 1) {
+      write_item(operand, table, item, d, h, tables.w[at], 0, 0);
+      continue;
+    }
+    uint32_t rows[4] = {kNoRow, kNoRow, kNoRow, kNoRow};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (e >= operand.vector) break;
+      const int row = tables.w[at * operand.vector + e];
+      if (row >= 0) rows[e] = line * rows_w + row;
+    }
+    write_item(operand, table, item, d, h, at * operand.vector, rows[0] | rows[1] << 16,
+               rows[2] | rows[3] << 16);
+  }
 }
 
 // ---- One tile --------------------------------------------------------------------------------
@@ -129,45 +136,50 @@ struct TileBounds {
   }
 };
 
-// What a block's threads know of an operand from tile to tile.
+// What a block knows of an operand from tile to tile: in shared memory, because registers are full
+// of sums.
 struct FillSlice {
   const char* source;  // first channel of the slice at coordinate 0 of sample 0
   int channels;        // of the slice
   int origin[3];       // coordinates of the tile of positions 0
-  int thread, threads;                // among those that fill
-  int first_row, unit, rows_at_once;  // asynchronous: this thread's part
+  int units;           // 16-byte units of a row
+  uint32_t reciprocal;  // of units, 16 fraction bits
+};
+
+// The threads that fill.
+struct FillThreads {
+  int index, count;
 };
 
 template <typename T>
-__device__ FillSlice fill_slice(const FillOperand& operand, int group, int channel, int most,
-                                int thread, int threads) {
+__device__ FillSlice fill_slice(const FillOperand& operand, int group, int channel, int most) {
   constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
   FillSlice slice;
   slice.source = static_cast<const char*>(operand.tensor.data) +
                  (static_cast<int64_t>(group) * operand.channels + channel) *
                      operand.tensor.stride[1] * static_cast<int>(sizeof(T));
   slice.channels = min(most, operand.channels - channel);
-  // Neighbouring threads take neighbouring units of a row.
-  const int units = (slice.channels + kUnitElements - 1) / kUnitElements;
-  slice.thread = thread;
-  slice.threads = threads;
-  slice.rows_at_once = threads / units;
-  slice.first_row = thread / units;
-  slice.unit = thread % units;
-  if (slice.first_row >= slice.rows_at_once) slice.first_row = operand.items;  // nothing to do
+  slice.units = (slice.channels + kUnitElements - 1) / kUnitElements;
+  slice.reciprocal = (65536 + slice.units - 1) / slice.units;  // exact for up to 4096 threads
   return slice;
 }
 
 // Rows of whole 16-byte units. Where nothing is to be read, the address is never used.
 template <bool kInside>
 __device__ __forceinline__ void fill_async(const FillOperand& operand, const TileBounds& bounds,
-                                           const FillSlice& slice, const char* source,
-                                           const RowItem* items, uint32_t tile) {
-  const uint32_t row_bytes = slice.rows_at_once * operand.pitch;
-  uint32_t destination = tile + slice.first_row * operand.pitch + slice.unit * 16;
-  source += slice.unit * 16;
+                                           const FillSlice& slice, const FillThreads& threads,
+                                           const char* source, const RowItem* items,
+                                           uint32_t tile) {
+  // Neighbouring threads take neighbouring units of a row.
+  const int first_row = threads.index * slice.reciprocal >> 16;
+  const int rows_at_once = threads.count * slice.reciprocal >> 16;
+  const int unit = threads.index - first_row * slice.units;
+  if (first_row >= rows_at_once) return;
+  const uint32_t row_bytes = rows_at_once * operand.pitch;
+  uint32_t destination = tile + first_row * operand.pitch + unit * 16;
+  source += unit * 16;
 #pragma unroll 4
-  for (int row = slice.first_row; row < operand.items; row += slice.rows_at_once) {
+  for (int row = first_row; row < static_cast<int>(operand.items); row += rows_at_once) {
     const RowItem item = items[row];
     copy_async_16(destination, source + item.offset,
                   kInside || bounds.contains(item.coordinates));
@@ -206,22 +218,23 @@ __device__ inline uint32_t word_of(uint4 load, int word) {
 // item, because rows kVector apart would fall into the same banks.
 template <typename T, int kVector, bool kRoomy>
 __device__ __forceinline__ void fill_elements(const FillOperand& operand, const TileBounds& bounds,
-                                              const FillSlice& slice, const char* source,
+                                              const FillSlice& slice,
+                                              const FillThreads& threads, const char* source,
                                               const void* table, char* tile) {
   constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
   constexpr int kMostLanes = sizeof(T) == 2 ? kVector : kVector == 1 ? 2 : 4;
   // Items in flight: narrow loads need many.
   constexpr int kBatch = !kRoomy ? 1 : kVector == 1 ? 4 : 2;
   using Load = typename LoadOf<static_cast<int>(sizeof(T)) * kVector>::type;
-  const int units = (slice.channels + kUnitElements - 1) / kUnitElements;
+  const int units = slice.units;
   const int lane_bits = min(31 - __clz(units), kMostLanes / 2);  // 1, 2 or 4 lanes per item
   const int item_bits = 3 - lane_bits;
-  const int first_unit = slice.thread >> item_bits & ((1 << lane_bits) - 1);
-  const int first_item = (slice.thread & ((1 << item_bits) - 1)) + (slice.thread >> 3 << item_bits);
-  const int items_at_once = slice.threads >> lane_bits;
+  const int first_unit = threads.index >> item_bits & ((1 << lane_bits) - 1);
+  const int first_item = (threads.index & ((1 << item_bits) - 1)) + (threads.index >> 3 << item_bits);
+  const int items_at_once = threads.count >> lane_bits;
   const int64_t stride = operand.tensor.stride[1] * static_cast<int>(sizeof(T));
   source += first_unit * kUnitElements * stride;
-  for (int begin = first_item; begin < operand.items; begin += kBatch * items_at_once) {
+  for (int begin = first_item; begin < static_cast<int>(operand.items); begin += kBatch * items_at_once) {
     const char* from[kBatch];
     int channels[kBatch];
     uint32_t rows[kBatch][2];
@@ -231,7 +244,7 @@ __device__ __forceinline__ void fill_elements(const FillOperand& operand, const 
       channels[i] = 0;
       from[i] = source;
       rows[i][0] = rows[i][1] = kNoRow | kNoRow << 16;
-      if (item >= operand.items) continue;
+      if (item >= static_cast<int>(operand.items)) continue;
       uint32_t coordinates;
       if constexpr (kVector == 1) {
         const RowItem entry = static_cast<const RowItem*>(table)[item];
@@ -288,7 +301,8 @@ __device__ __forceinline__ void fill_elements(const FillOperand& operand, const 
 // Asynchronous copies are not waited for.
 template <typename T, bool kRoomy>
 __device__ __forceinline__ void fill_tile(const FillOperand& operand, const FillSlice& slice,
-                                          const int (&place)[4], const void* table, char* tile) {
+                                          const FillThreads& threads, const int (&place)[4],
+                                          const void* table, char* tile) {
   TileBounds bounds;
   bool inside = true;
   int64_t offset = place[0] * operand.tensor.stride[0];
@@ -306,20 +320,20 @@ __device__ __forceinline__ void fill_tile(const FillOperand& operand, const Fill
   switch (operand.fill) {
     case TileFill::kAsync:
       if (inside)
-        fill_async<true>(operand, bounds, slice, source, static_cast<const RowItem*>(table),
+        fill_async<true>(operand, bounds, slice, threads, source, static_cast<const RowItem*>(table),
                          shared_address(tile));
       else
-        fill_async<false>(operand, bounds, slice, source, static_cast<const RowItem*>(table),
+        fill_async<false>(operand, bounds, slice, threads, source, static_cast<const RowItem*>(table),
                           shared_address(tile));
       break;
     case TileFill::kElements:
-      fill_elements<T, 1, kRoomy>(operand, bounds, slice, source, table, tile);
+      fill_elements<T, 1, kRoomy>(operand, bounds, slice, threads, source, table, tile);
       break;
     case TileFill::kPairs:
-      fill_elements<T, 2, kRoomy>(operand, bounds, slice, source, table, tile);
+      fill_elements<T, 2, kRoomy>(operand, bounds, slice, threads, source, table, tile);
       break;
     case TileFill::kQuads:
-      fill_elements<T, 4, kRoomy>(operand, bounds, slice, source, table, tile);
+      fill_elements<T, 4, kRoomy>(operand, bounds, slice, threads, source, table, tile);
       break;
   }
 }
