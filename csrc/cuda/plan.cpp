@@ -123,10 +123,8 @@ double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan
   } else if (forward && plan.axes[2].plane_block < plan.axes[2].planes) {
     per_element = kSectorElementClocks;  // every stride-th element of a line
   }
-  // Filling ahead shares the instruction slots with the products: only waiting is saved.
-  const double feed = multiply + fill;
   const double changes = sizes.chunks > 1 ? sizes.chunks * sizes.column_tiles * kChunkOverhead : 0;
-  const double clocks = (feed + changes + elements * per_element) / runs +
+  const double clocks = (multiply + fill + changes + elements * per_element) / runs +
                         kTileOverhead * plan.columns_per_block + kBlockOverhead;
 
   const double together = std::min<double>(resident, std::ceil(blocks / device.multiprocessors));

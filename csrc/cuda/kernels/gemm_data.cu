@@ -84,22 +84,20 @@ GemmDataSizes gemm_data_sizes(const Problem& problem, Pass pass, DataType type,
   sizes.chunks = sizes.channel_chunks * (forward ? 1 : plane_blocks);
   sizes.steps = round_up(static_cast<int>((entries * plan.chunk_units + 1) / 2), kStageSteps);
   sizes.row_pitch = (plan.chunk_units | 1) * kUnitBytes;
-  sizes.operand_buffers = plan.asynchronous_fill && sizes.chunks > 1 ? 2 : 1;
-  const int64_t operand_bytes = rows * sizes.row_pitch;
-  const int64_t ring_at = sizes.operand_buffers * operand_bytes;
+  const int64_t ring_at = rows * sizes.row_pitch;
   const int step_bytes = kHeaderBytes + parts * 2 * sizes.column_width * kUnitBytes;
   const int64_t staging_at = ring_at + kStages * kStageSteps * step_bytes;
-  // Either memory order of the result fits the staging buffer.
+  // Staging fits either memory order of the result; locations of rows share its room.
+  const int staging_elements = std::max(staging_pitch(false, sizes, type) * sizes.column_width,
+                                        staging_pitch(true, sizes, type) * sizes.block_rows);
   const int64_t shared_bytes =
-      staging_at +
-      element_bytes(type) * std::max(staging_pitch(false, sizes, type) * sizes.column_width,
-                                     staging_pitch(true, sizes, type) * sizes.block_rows);
+      staging_at + std::max<int64_t>(element_bytes(type) * staging_elements,
+                                     rows * static_cast<int64_t>(sizeof(int2)));
   // A tile this large fits no GPU: only the total has to say so.
   const bool fits = shared_bytes < std::numeric_limits<int>::max();
   const auto narrow = [&](int64_t value) { return fits ? static_cast<int>(value) : 0; };
   sizes.operand_rows = narrow(rows);
   sizes.places = narrow(places);
-  sizes.operand_bytes = narrow(operand_bytes);
   sizes.ring_at = narrow(ring_at);
   sizes.staging_at = narrow(staging_at);
   sizes.shared_bytes = fits ? static_cast<int>(shared_bytes) : std::numeric_limits<int>::max();

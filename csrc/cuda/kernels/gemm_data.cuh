@@ -47,10 +47,11 @@ __device__ __forceinline__ int2 locate_row(const GemmDataArguments& args, const 
   return {inside ? row.x : kOutside, row.w * args.sizes.row_pitch};
 }
 
-// Fills rows [begin, end) of a tile with one chunk; `first` are the coordinates of chunk 0's row 0.
+// Fills the tile with one chunk; `first` are the coordinates of chunk 0's row 0. `locations` is
+// room for an int2 per row.
 template <typename T>
 __device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3], int n, int group,
-                             int chunk_index, int begin, int end, char* tile) {
+                             int chunk_index, int2* locations, char* tile) {
   const GemmDataPlan& plan = args.plan;
   const Chunk chunk = args.tables.chunks[chunk_index];
   const int units = chunk.units, first_channel = chunk.first_unit * kUnitElements<T>;
@@ -66,6 +67,10 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3
 
   if (plan.asynchronous_fill) {
     // Neighbouring threads take neighbouring units of a row, then the next row.
+#pragma unroll 4
+    for (int row = threadIdx.x; row < args.sizes.operand_rows; row += kGemmThreads)
+      locations[row] = locate_row(args, corner, row);
+    __syncthreads();
     const int lanes = min(units, kGemmThreads);
     const int rows_at_once = kGemmThreads / lanes;
     const int first_row = threadIdx.x / lanes;
@@ -74,8 +79,8 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3
       const T* source = operand + unit * kUnitElements<T>;
       const uint32_t destination = shared_address(tile) + unit * kUnitBytes;
 #pragma unroll 4
-      for (int row = begin + first_row; row < end; row += rows_at_once) {
-        const int2 at = locate_row(args, corner, row);
+      for (int row = first_row; row < args.sizes.operand_rows; row += rows_at_once) {
+        const int2 at = locations[row];
         const bool inside = at.x != kOutside;
         copy_async_16(destination + at.y,
                       inside ? static_cast<const void*>(source + at.x) : args.operand.data, inside);
@@ -87,7 +92,7 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3
     constexpr int kUnroll = 4;
     const int channels = args.operand_channels - first_channel;
     const int64_t stride = args.operand.stride[1];
-    for (int row = begin + threadIdx.x; row < end; row += kGemmThreads) {
+    for (int row = threadIdx.x; row < args.sizes.operand_rows; row += kGemmThreads) {
       const int2 at = locate_row(args, corner, row);
       const bool inside = at.x != kOutside;
       const T* source = operand + (inside ? at.x : 0);
@@ -342,6 +347,8 @@ __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
   const GemmDataPlan& plan = args.plan;
   char* ring = shared + args.sizes.ring_at;
   T* staging = reinterpret_cast<T*>(shared + args.sizes.staging_at);
+  // Rows are located while nothing is staged.
+  int2* locations = reinterpret_cast<int2*>(shared + args.sizes.staging_at);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   // Which tile of positions, group and run of column tiles.
@@ -386,48 +393,28 @@ __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
     rows[i] = shared_address(shared) +
               __ldg(args.tables.positions + (warp * kRowFragments + i) * 16 + lane % 16) *
                   args.sizes.row_pitch;
-  // Two operand tiles take turns where chunks follow each other: one is filled, a slice per stage,
-  // while the other is multiplied.
-  const bool pipelined = args.sizes.operand_buffers == 2;
-  const int operand_rows = args.sizes.operand_rows;
-  fill_operand<T>(args, corner, n, group, 0, 0, operand_rows, shared);
+  fill_operand<T>(args, corner, n, group, 0, locations, shared);
 #pragma unroll
   for (int slot = 0; slot < kStages - 1; ++slot) prefetch(slot);
 
   Tile tile;
-  int slot = 0, buffer = 0;
-  bool first = true;
+  int slot = 0;
+  bool filled = true;
   for (int index = first_column; index < last_column; ++index) {
     const ColumnTile columns = args.tables.columns[index];
     tile.clear();
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      if (chunks > 1 && !first) {
+      if (!filled) {
         __syncthreads();  // the previous chunk has been multiplied
-        if (pipelined) {
-          buffer ^= 1;
-        } else {
-          fill_operand<T>(args, corner, n, group, chunk, 0, operand_rows, shared);
-          copy_async_commit();
-        }
+        fill_operand<T>(args, corner, n, group, chunk, locations, shared);
+        copy_async_commit();
         copy_async_wait<0>();
-        __syncthreads();
       }
-      first = false;
+      filled = chunks == 1;
       const int stages = args.tables.stages[index * chunks + chunk];
-      const int next_chunk = chunk + 1 < chunks ? chunk + 1 : 0;
-      const bool fill_next = pipelined && (next_chunk > 0 || index + 1 < last_column);
-      const int slice = (operand_rows + max(stages, 1) - 1) / max(stages, 1);
-      char* next_tile = shared + (buffer ^ 1) * args.sizes.operand_bytes;
-      uint32_t buffer_rows[kRowFragments];
-#pragma unroll
-      for (int i = 0; i < kRowFragments; ++i)
-        buffer_rows[i] = rows[i] + buffer * args.sizes.operand_bytes;
       for (int stage = 0; stage < stages; ++stage) {
         copy_async_wait<kStages - 2>();
         __syncthreads();
-        if (fill_next)
-          fill_operand<T>(args, corner, n, group, next_chunk, stage * slice,
-                          min((stage + 1) * slice, operand_rows), next_tile);
         prefetch(slot == 0 ? kStages - 1 : slot - 1);
         const char* weights = ring + slot * kStageBytes;
         if constexpr (kWeightParts<T> == 2) {
@@ -435,19 +422,14 @@ __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
           // there, long ones in float32 registers.
           Tile partial;
           partial.clear();
-          partial.multiply_stage(buffer_rows, weights);
+          partial.multiply_stage(rows, weights);
           tile.add(partial);
         } else {
-          tile.multiply_stage(buffer_rows, weights);
+          tile.multiply_stage(rows, weights);
         }
         slot = slot == kStages - 1 ? 0 : slot + 1;
       }
-      if (stages == 0) {  // no taps: only bias, and the same order of barriers and fills
-        if (fill_next)
-          fill_operand<T>(args, corner, n, group, next_chunk, 0, operand_rows, next_tile);
-        copy_async_commit();
-        __syncthreads();
-      }
+      if (stages == 0) __syncthreads();  // no taps, only bias: the barrier that a stage has
     }
     const int channels = min(plan.channels_per_tile, args.result_channels - columns.channel);
     const int first_channel = group * args.result_channels + columns.channel;

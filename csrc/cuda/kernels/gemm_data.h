@@ -25,19 +25,17 @@ struct GemmDataPlan {
 // Facts that follow from a problem and a plan.
 struct GemmDataSizes {
   int block_rows;
-  int column_width;     // columns of a tile, padding included
-  int units;            // 16-byte units of operand channels per group
-  int channel_chunks;   // chunks of channels per plane block of the operand
-  int chunks;           // in all
-  int channel_tiles;    // per group
-  int column_tiles;     // per group
-  int steps;            // most k-steps of a column tile and chunk, a multiple of kStageSteps
-  int operand_rows;     // rows of the operand tile
-  int row_pitch;        // bytes of one operand row in shared memory
-  int places;           // (position, plane) pairs of a tile
-  int operand_buffers;  // operand tiles in shared memory: 2 where chunks are filled ahead
-  // Shared memory: operand tiles (operand_bytes each), ring, staging.
-  int operand_bytes;
+  int column_width;    // columns of a tile, padding included
+  int units;           // 16-byte units of operand channels per group
+  int channel_chunks;  // chunks of channels per plane block of the operand
+  int chunks;          // in all
+  int channel_tiles;   // per group
+  int column_tiles;    // per group
+  int steps;           // most k-steps of a column tile and chunk, a multiple of kStageSteps
+  int operand_rows;    // rows of the operand tile
+  int row_pitch;       // bytes of one operand row in shared memory
+  int places;          // (position, plane) pairs of a tile
+  // Shared memory: operand tile, ring, staging.
   int ring_at;
   int staging_at;
   int shared_bytes;

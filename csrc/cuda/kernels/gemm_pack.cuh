@@ -90,7 +90,7 @@ __device__ __forceinline__ int take(int& flat, int extent) {
 __device__ inline ColumnTile column_tile(const GemmDataPlan& plan, int index) {
   ColumnTile tile{};
   if (plan.axes[0].pass == Pass::kForward) {
-#pragma unroll
+#pragma unroll 1
     for (int a = 2; a >= 0; --a)
       tile.plane[a] = take(index, plan.axes[a].plane_blocks()) * plan.axes[a].plane_block;
   }
@@ -105,11 +105,11 @@ __device__ inline Chunk chunk_at(const GemmDataArguments& args, int index) {
   chunk.first_unit = take(index, args.sizes.channel_chunks) * plan.chunk_units;
   chunk.units = min(plan.chunk_units, args.sizes.units - chunk.first_unit);
   if (plan.axes[0].pass == Pass::kGradInput) {
-#pragma unroll
+#pragma unroll 1
     for (int a = 2; a >= 0; --a)
       chunk.plane[a] = take(index, plan.axes[a].plane_blocks()) * plan.axes[a].plane_block;
   }
-#pragma unroll
+#pragma unroll 1
   for (int a = 0; a < 3; ++a)
     chunk.offset[a] = operand_coordinate(plan.axes[a], 0, chunk.plane[a], 0) -
                       operand_coordinate(plan.axes[a], 0, 0, 0);
@@ -123,7 +123,7 @@ struct Block {
 
   __device__ Block(const GemmDataPlan& plan, const ColumnTile& tile, const Chunk& chunk) {
     const bool forward = plan.axes[0].pass == Pass::kForward;
-#pragma unroll
+#pragma unroll 1
     for (int a = 0; a < 3; ++a) {
       plane[a] = forward ? tile.plane[a] : chunk.plane[a];
       entries[a] = entry_count(plan.axes[a], plane[a]);
@@ -152,6 +152,7 @@ __device__ inline void write_tables(const GemmDataArguments& args, int index) {
     local[2] = take(rest, w.operand_rows());
     local[1] = take(rest, h.operand_rows());
     local[0] = rest;
+#pragma unroll 1
     for (int a = 0; a < 3; ++a) {
       const int block = axes[a].operand_block();
       const int axis_row = local[a] % block * axes[a].halo() + local[a] / block;
@@ -201,13 +202,14 @@ __device__ inline void write_header(const GemmDataArguments& args, int index) {
   const ColumnTile tile = column_tile(plan, take(index, args.sizes.column_tiles));
   const Block block(plan, tile, chunk);
   StepHeader result{};
+#pragma unroll 1
   for (int half = 0; half < 2; ++half) {
     int rest = 2 * step + half;
     if (rest >= block.all_entries() * chunk.units) continue;
     const int unit = take(rest, chunk.units);
     Entry entry[3];
     int row = 0, row_stride = 1;
-#pragma unroll
+#pragma unroll 1
     for (int a = 2; a >= 0; --a) {
       entry[a] = entry_at(plan.axes[a], block.plane[a], take(rest, block.entries[a]));
       row += entry[a].row * row_stride;
@@ -219,7 +221,7 @@ __device__ inline void write_header(const GemmDataArguments& args, int index) {
     for (int p = 0; p < planes; ++p) {
       int plane = p;
       bool present = true;
-#pragma unroll
+#pragma unroll 1
       for (int a = 2; a >= 0; --a) {
         const int result_plane = tile.plane[a] + take(plane, plan.axes[a].result_block());
         present = present && tap_of_entry(plan.axes[a], entry[a], result_plane) >= 0;
@@ -307,6 +309,8 @@ __device__ void write_units(const GemmDataArguments& args, int index) {
 // Blocks of kPackThreads: first those that write units, then headers, then tables. The second unit
 // of a tile's last k-step may stay unwritten: its header gives no offset of its own, so it
 // multiplies a row that is there by whatever it finds; write_tail clears it.
+// Axis loops stay rolled: this kernel runs once through its code, and fetching instructions is
+// what it waits for.
 constexpr int kPackThreads = 128;
 
 template <typename T>
