@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from convt3d.bench import cli, compare, report, results
-from expecttest import assert_expected_inline
+
+assert_expected_inline = pytest.importorskip("expecttest").assert_expected_inline
 
 STORED = Path(__file__).with_name("bench_result.json")
 
