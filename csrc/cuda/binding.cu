@@ -161,7 +161,7 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
                   problem.out_channels_per_group(), type),
       widest_fill(input_pointer, size_of(problem.in_channels, &Axis::input),
                   problem.in_channels_per_group(), type),
-      limits_of(device));
+      has_warp_roles(), limits_of(device));
   if (plan && grad_weight_offsets_fit(*plan, grad_pointer, input_pointer)) {
     const GemmGradWeightSizes sizes = gemm_grad_weight_sizes(problem, type, *plan);
     const Tensor workspace = allocate_bytes(sizes.workspace_bytes, grad_output);

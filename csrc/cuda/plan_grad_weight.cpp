@@ -24,7 +24,7 @@ constexpr int kThreadsPerMultiprocessor = 2048;
 // but the order of the candidates is what matters.
 constexpr double kFragmentClocks = 1.77;  // one 16 x 8 fragment, 32 bytes deep, through mma.sync
 constexpr double kSharedBytesPerClock = 96;
-constexpr double kNarrowTile = 1.3;   // bank conflicts of tiles less than 8 positions wide
+constexpr double kNarrowTile = 1.3;  // bank conflicts of tiles less than 8 positions wide
 constexpr double kIssuesPerClock = 4;
 constexpr double kItemClocks = 0.3;   // a row, or a position of a vector, whatever its channels
 constexpr double kAsyncClocks = 0.6;  // 16 bytes from L2: 26 bytes per clock
@@ -33,7 +33,7 @@ constexpr double kPairClocks = 1.6;
 constexpr double kElementClocks = 2.0;
 // Fewer threads than these leave the memory's latency open.
 constexpr double kElementThreads = 300, kAsyncThreads = 240;
-constexpr double kTileClocks = 700;   // two barriers, the tile's coordinates, ramps
+constexpr double kTileClocks = 700;    // two barriers, the tile's coordinates, ramps
 constexpr double kBlockClocks = 8000;  // start, tables, storing
 // Share of the shorter phase, filling or multiplying, that hides in the longer.
 constexpr double kOverlapOfWarps = 0.85;  // warps that do nothing but fill
@@ -43,8 +43,6 @@ constexpr double kWarpsForFullRate = 8;
 constexpr double kSumKernelClocks = 10000;  // another launch
 constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
 constexpr double kStoresPerClock = 90;      // scattered weights, of the whole GPU
-
-constexpr int kFillWarps = 4;  // where some warps do nothing else
 
 struct Candidate {
   GemmGradWeightPlan plan;
@@ -83,13 +81,14 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
   const bool single = type == DataType::kFloat32;
   const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
   const int multiplying = plan.tap_warps * plan.position_warps;
-  const int warps = multiplying + plan.fill_warps;
+  const int warps = plan.warp_roles ? 12 : multiplying;
   // Sums, and what the compiler was seen to use beside them.
-  const int registers = std::min(most_warps(single, fragments) > 8 ? 168 : 255,
+  const int registers = std::min(plan.warp_roles || most_warps(single, fragments) > 8 ? 168 : 255,
                                  (fragments * (single ? 8 : 4) + 112 + 7) / 8 * 8);
-  const int resident = std::min({device.shared_per_multiprocessor / (sizes.shared_bytes + kStaticShared + 1024),
-                                 kRegistersPerMultiprocessor / (registers * 32 * warps),
-                                 kThreadsPerMultiprocessor / (32 * warps)});
+  const int resident =
+      std::min({device.shared_per_multiprocessor / (sizes.shared_bytes + kStaticShared + 1024),
+                kRegistersPerMultiprocessor / (registers * 32 * warps),
+                kThreadsPerMultiprocessor / (32 * warps)});
   if (resident < 1) return kNever;
 
   const double warp_steps = sizes.still_rows / 16.0 * plan.tap_warps;
@@ -107,8 +106,7 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
                       fill_clocks(plan.moving_fill, sizes.moving_items,
                                   std::min(sizes.moving_channels, 8 * plan.moving_fragments), type);
 
-  const bool async =
-      plan.still_fill == TileFill::kAsync && plan.moving_fill == TileFill::kAsync;
+  const bool async = plan.still_fill == TileFill::kAsync && plan.moving_fill == TileFill::kAsync;
   const double all_tiles = static_cast<double>(sizes.jobs) * sizes.tiles / device.multiprocessors;
   if (all_tiles * (std::max(compute, fill) + kTileClocks / resident) >= clocks_to_beat)
     return kNever;
@@ -132,16 +130,16 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
     const double together = std::min<double>(resident, blocks_each);
     const double busy =
         compute * std::pow(std::max(1.0, kWarpsForFullRate / (together * multiplying)), 0.4);
-    const double fill_threads = together * 32 * (plan.fill_warps > 0 ? plan.fill_warps : warps);
+    const double fill_threads = together * 32 * (plan.warp_roles ? 4 : warps);
     const double filling =
         fill *
         std::pow(std::max(1.0, (async ? kAsyncThreads : kElementThreads) / fill_threads), 0.55);
-    const double overlap = plan.fill_warps > 0 ? kOverlapOfWarps
-                           : plan.stages > 1   ? kOverlapOfStages
-                           : together > 1      ? kOverlapOfBlocks
-                                               : 0;
-    const double tile = std::max(busy, filling) + std::min(busy, filling) * (1 - overlap) +
-                        kTileClocks / together;
+    const double overlap = plan.warp_roles   ? kOverlapOfWarps
+                           : plan.stages > 1 ? kOverlapOfStages
+                           : together > 1    ? kOverlapOfBlocks
+                                             : 0;
+    const double tile =
+        std::max(busy, filling) + std::min(busy, filling) * (1 - overlap) + kTileClocks / together;
     double clocks = blocks_each * (tiles_per_split * tile + kBlockClocks / together) +
                     weights / kStoresPerClock;
     if (splits * plan.position_warps > 1)
@@ -212,6 +210,7 @@ struct Search {
   const Problem& problem;
   DataType type;
   const Device& device;
+  bool warp_roles;
   TileFill still_fill, moving_fill;
   Candidate best;
 
@@ -228,19 +227,16 @@ struct Search {
       plan.moving_fill = fill_for(moving_fill, w.tile * w.stride, w.tiles() > 1);
       const bool async =
           plan.still_fill == TileFill::kAsync && plan.moving_fill == TileFill::kAsync;
-      const auto consider = [&](int stages, int fill_warps) {
+      const auto consider = [&](int stages, bool warp_roles) {
         GemmGradWeightPlan candidate = plan;
         candidate.stages = stages;
-        candidate.fill_warps = fill_warps;
+        candidate.warp_roles = warp_roles;
         const double clocks = choose_split(problem, type, device, best.clocks, candidate);
         if (clocks < best.clocks) best = {candidate, clocks};
       };
-      const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
-      const int free_warps = most_warps(type == DataType::kFloat32, fragments) -
-                             plan.tap_warps * plan.position_warps;
-      if (free_warps >= kFillWarps) consider(2, kFillWarps);
-      if (async) consider(2, 0);
-      consider(1, 0);
+      if (warp_roles && plan.tap_warps * plan.position_warps <= 8) consider(2, true);
+      if (async) consider(2, false);
+      consider(1, false);
     }
   }
 
@@ -292,7 +288,8 @@ struct Search {
 // What the tensor-core kernel counts in 32 bits must fit.
 bool fits_gemm(const Problem& problem) {
   constexpr int64_t limit = 1 << 24;
-  bool fits = problem.in_channels < limit && problem.out_channels < limit && problem.batch < limit;
+  bool fits = problem.batch > 0 && problem.batch < limit && problem.in_channels < limit &&
+              problem.out_channels < limit;
   int64_t weights = problem.in_channels * problem.out_channels_per_group();
   for (const Axis& axis : problem.axes) {
     fits = fits && axis.input < limit && axis.output < limit && axis.stride <= kMostExtent &&
@@ -306,7 +303,7 @@ bool fits_gemm(const Problem& problem) {
 
 std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataType type,
                                                    TileFill grad_output_fill, TileFill input_fill,
-                                                   const Device& device) {
+                                                   bool warp_roles, const Device& device) {
   if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
     return std::nullopt;  // float64 and complex have no tensor-core kernel
   if (!fits_gemm(problem)) return std::nullopt;
@@ -320,10 +317,10 @@ std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataT
   };
   Key key{};
   int64_t* value = key.values;
-  for (int64_t field :
-       {problem.batch, problem.in_channels, problem.out_channels, problem.groups,
-        static_cast<int64_t>(type), static_cast<int64_t>(grad_output_fill),
-        static_cast<int64_t>(input_fill), static_cast<int64_t>(device.multiprocessors)})
+  for (int64_t field : {problem.batch, problem.in_channels, problem.out_channels, problem.groups,
+                        static_cast<int64_t>(type), static_cast<int64_t>(grad_output_fill),
+                        static_cast<int64_t>(input_fill), static_cast<int64_t>(warp_roles),
+                        static_cast<int64_t>(device.multiprocessors)})
     *value++ = field;
   for (const Axis& axis : problem.axes) {
     for (int64_t field : {axis.input, axis.output, axis.kernel, axis.stride, axis.padding,
@@ -336,7 +333,7 @@ std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataT
   const auto found = cache.find(key);
   if (found != cache.end()) return found->second;
 
-  Search search{problem, type, device, input_fill, grad_output_fill, {}, {}};
+  Search search{problem, type, device, warp_roles, input_fill, grad_output_fill, {}, {}};
   search.consider_channels(false);
   const bool unit_stride = std::all_of(problem.axes.begin(), problem.axes.end(),
                                        [](const Axis& axis) { return axis.stride == 1; });

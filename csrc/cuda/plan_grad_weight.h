@@ -10,9 +10,9 @@
 namespace convt3d {
 
 // None where the direct kernel is to run. The split over positions follows from the problem and
-// the device alone. Cached per problem and fill; thread-safe.
+// the device alone. `warp_roles`: see has_warp_roles. Cached per problem and fill; thread-safe.
 std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataType type,
                                                    TileFill grad_output_fill, TileFill input_fill,
-                                                   const Device& device);
+                                                   bool warp_roles, const Device& device);
 
 }  // namespace convt3d

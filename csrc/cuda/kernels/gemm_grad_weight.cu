@@ -7,13 +7,19 @@ namespace convt3d {
 
 // One file each, so that they compile in parallel.
 extern template cudaError_t launch_gemm_grad_weight_typed<__half>(const GradWeightArguments&, int,
-                                                                  int, cudaStream_t);
-extern template cudaError_t launch_gemm_grad_weight_typed<__nv_bfloat16>(
-    const GradWeightArguments&, int, int, cudaStream_t);
+                                                                  int, bool, cudaStream_t);
+extern template cudaError_t launch_gemm_grad_weight_typed<__nv_bfloat16>(const GradWeightArguments&,
+                                                                         int, int, bool,
+                                                                         cudaStream_t);
 extern template cudaError_t launch_gemm_grad_weight_typed<float>(const GradWeightArguments&, int,
-                                                                 int, cudaStream_t);
+                                                                 int, bool, cudaStream_t);
 
 namespace {
+
+// Tells by its largest block which of the library's binaries the device runs.
+constexpr int kProbeThreads = 64;
+__global__ void __launch_bounds__(kHasRegisterPools ? kProbeThreads : 2 * kProbeThreads)
+    register_pools_probe() {}
 
 int element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
 
@@ -32,6 +38,12 @@ int pitch_of(int channels, DataType type) {
 int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
+
+bool has_warp_roles() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, register_pools_probe) == cudaSuccess &&
+         attributes.maxThreadsPerBlock == kProbeThreads;
+}
 
 TileFill widest_fill(const TensorPointer& operand, const std::array<int64_t, 5>& size,
                      int64_t channels_per_group, DataType type) {
@@ -131,14 +143,13 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
 
 cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
                                     const GemmGradWeightPlan& plan, TensorPointer grad_output,
-                                    TensorPointer input, TensorPointer grad_weight,
-                                    void* workspace, cudaStream_t stream) {
+                                    TensorPointer input, TensorPointer grad_weight, void* workspace,
+                                    cudaStream_t stream) {
   GradWeightArguments args{};
   args.sizes = gemm_grad_weight_sizes(problem, type, plan);
   args.batch = static_cast<int>(problem.batch);
   args.tap_warps = plan.tap_warps;
   args.position_warps = plan.position_warps;
-  args.fill_warps = plan.fill_warps;
   args.stages = plan.stages;
   args.splits = plan.splits;
   args.tiles_per_split = ceil_of(args.sizes.tiles, plan.splits);
@@ -157,11 +168,10 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
     return result;
   };
   FillOperand &still = args.operands[0], &moving = args.operands[1];
-  still = operand(plan.mirrored ? grad_output : input, plan.still_fill,
-                       args.sizes.still_channels, args.sizes.still_items, args.sizes.still_pitch);
-  moving =
-      operand(plan.mirrored ? input : grad_output, plan.moving_fill, args.sizes.moving_channels,
-              args.sizes.moving_items, args.sizes.moving_pitch);
+  still = operand(plan.mirrored ? grad_output : input, plan.still_fill, args.sizes.still_channels,
+                  args.sizes.still_items, args.sizes.still_pitch);
+  moving = operand(plan.mirrored ? input : grad_output, plan.moving_fill,
+                   args.sizes.moving_channels, args.sizes.moving_items, args.sizes.moving_pitch);
   still.items_per_line = args.sizes.still_items_per_line;
   moving.items_per_line = args.sizes.moving_items_per_line;
   args.clear_tiles = args.sizes.still_channels % (16 * plan.still_fragments) != 0 ||
@@ -190,13 +200,13 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
   switch (type) {
     case DataType::kFloat16:
       return launch_gemm_grad_weight_typed<__half>(args, plan.still_fragments,
-                                                   plan.moving_fragments, stream);
+                                                   plan.moving_fragments, plan.warp_roles, stream);
     case DataType::kBFloat16:
-      return launch_gemm_grad_weight_typed<__nv_bfloat16>(args, plan.still_fragments,
-                                                          plan.moving_fragments, stream);
+      return launch_gemm_grad_weight_typed<__nv_bfloat16>(
+          args, plan.still_fragments, plan.moving_fragments, plan.warp_roles, stream);
     case DataType::kFloat32:
-      return launch_gemm_grad_weight_typed<float>(args, plan.still_fragments,
-                                                  plan.moving_fragments, stream);
+      return launch_gemm_grad_weight_typed<float>(args, plan.still_fragments, plan.moving_fragments,
+                                                  plan.warp_roles, stream);
     default:
       return cudaErrorInvalidValue;
   }

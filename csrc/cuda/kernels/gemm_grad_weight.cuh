@@ -26,13 +26,35 @@ constexpr int kStepPositions = 16;
 // because tensor cores cut the low bits of every sum they carry.
 constexpr int kShortSteps = 4;
 
+// Registers can be moved between the warps of a block where instructions of compute capability 9.0
+// alone are compiled (sm_90a).
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kHasRegisterPools = true;
+#else
+constexpr bool kHasRegisterPools = false;
+#endif
+constexpr int kRoleWarps = 12, kMultiplyWarps = 8;
+// 256 threads of the one and 128 of the other make 64,512 of the 65,536 registers.
+constexpr int kMultiplyRegisters = 216, kFillRegisters = 72;
+
+template <int kCount>
+__device__ __forceinline__ void claim_registers() {
+  if constexpr (kHasRegisterPools)
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void release_registers() {
+  if constexpr (kHasRegisterPools)
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kCount));
+}
+
 struct GradWeightArguments {
   ContractionAxis axes[3];
   GemmGradWeightSizes sizes;
   FillOperand operands[2];  // still, moving
   int batch;
   int taps_per_block[3];  // groups of taps per axis
-  int tap_warps, position_warps, fill_warps, stages;
+  int tap_warps, position_warps, stages;
   bool clear_tiles;  // fills leave channels or positions of the tiles unwritten
   int splits;
   int64_t tiles_per_split;
@@ -73,6 +95,27 @@ __device__ inline void tap_at(const GradWeightJob& job, int index, int (&tap)[3]
   tap[1] = job.first_tap[1] + index / job.taps[2] % job.taps[1];
   tap[0] = job.first_tap[0] + index / job.taps[2] / job.taps[1];
 }
+
+// The position tile that is filled next: batch, and tile along each axis.
+struct TilePlace {
+  int at[4];
+  __device__ TilePlace(const ContractionAxis (&axes)[3], int64_t tile) {
+#pragma unroll
+    for (int a = 2; a >= 0; --a) {
+      at[a + 1] = static_cast<int>(tile % axes[a].tiles());
+      tile /= axes[a].tiles();
+    }
+    at[0] = static_cast<int>(tile);
+  }
+  __device__ void advance(const ContractionAxis (&axes)[3]) {
+#pragma unroll
+    for (int a = 2; a >= 0; --a) {
+      if (++at[a + 1] < axes[a].tiles()) return;
+      at[a + 1] = 0;
+    }
+    ++at[0];
+  }
+};
 
 // Writes the four sums that a lane holds of one 16 x 8 fragment.
 template <typename T>
@@ -145,8 +188,7 @@ struct TapTile {
         uint32_t b[2];
         load_matrix_trans_x2(b, rows + (kMoving - 1) * 16);
 #pragma unroll
-        for (int i = 0; i < kStill; ++i)
-          multiply_tile<T>(sum[t][i][kMoving - 1], a[i], b[0], b[1]);
+        for (int i = 0; i < kStill; ++i) multiply_tile<T>(sum[t][i][kMoving - 1], a[i], b[0], b[1]);
       }
     }
   }
@@ -216,9 +258,74 @@ __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const ch
   }
 }
 
+// All k-steps of one tile that fall to this warp.
 template <typename T, int kStill, int kMoving, int kTaps>
-__global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMoving * kTaps))
+__device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, kTaps>& tile,
+                                                   const GradWeightArguments& args,
+                                                   const char* stage, const int* position_rows,
+                                                   int position_warp, const int (&offset)[kTaps]) {
+  const char* moving = stage + args.sizes.moving_at;
+  const int steps = args.sizes.still_rows / kStepPositions, pitch = args.sizes.still_pitch;
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll(kTaps >= 4 ? 1 : 2)
+    for (int step = position_warp; step < steps; step += args.position_warps)
+      multiply_step<T>(tile, stage, moving, position_rows, step, pitch, offset);
+  } else {
+    for (int from = position_warp; from < steps; from += kShortSteps * args.position_warps) {
+      TapTile<T, kStill, kMoving, kTaps> partial;
+      partial.clear();
+      const int to = min(steps, from + kShortSteps * args.position_warps);
+#pragma unroll 1
+      for (int step = from; step < to; step += args.position_warps)
+        multiply_step<T>(partial, stage, moving, position_rows, step, pitch, offset);
+      tile.add(partial);
+    }
+  }
+}
+
+template <typename T, int kStill, int kMoving, int kTaps>
+__device__ __forceinline__ void store_sums(const TapTile<T, kStill, kMoving, kTaps>& tile,
+                                           const GradWeightArguments& args,
+                                           const GradWeightJob& job, int job_index, int slot,
+                                           int tap_warp) {
+  constexpr int kFragments = kTaps * kStill * kMoving;
+  const int taps = job.taps[0] * job.taps[1] * job.taps[2];
+  float4* partials = args.workspace;
+  if (partials != nullptr)
+    partials +=
+        ((slot * args.sizes.jobs + job_index) * args.tap_warps + tap_warp) * (kFragments * 32) +
+        threadIdx.x % 32;
+#pragma unroll
+  for (int t = 0; t < kTaps; ++t) {
+    int tap[3];
+    if (partials == nullptr) {
+      if (tap_warp * kTaps + t >= taps) continue;
+      tap_at(job, tap_warp * kTaps + t, tap);
+    }
+#pragma unroll
+    for (int i = 0; i < kStill; ++i) {
+#pragma unroll
+      for (int j = 0; j < kMoving; ++j) {
+        const float (&s)[4] = tile.sum[t][i][j];
+        const float4 sum{s[0], s[1], s[2], s[3]};
+        if (partials != nullptr) {
+          partials[((t * kStill + i) * kMoving + j) * 32] = sum;
+        } else {
+          write_fragment<T>(args, job, tap, (job.still_slice * kStill + i) * 16,
+                            (job.moving_slice * kMoving + j) * 8, sum);
+        }
+      }
+    }
+  }
+}
+
+// With kWarpRoles, eight warps multiply and four do nothing but fill the next tile; the fillers
+// hand their registers over. Else all warps fill, then multiply.
+template <typename T, int kStill, int kMoving, int kTaps, bool kWarpRoles>
+__global__ void __launch_bounds__(
+    32 * (kWarpRoles ? kRoleWarps : most_warps(sizeof(T) == 4, kStill * kMoving * kTaps)), 1)
     gemm_grad_weight_kernel(const __grid_constant__ GradWeightArguments args) {
+  if constexpr (kWarpRoles && !kHasRegisterPools) return;  // never launched, see has_warp_roles
   extern __shared__ __align__(16) char shared[];
   const GemmGradWeightSizes& sizes = args.sizes;
   const int warp = threadIdx.x / 32;
@@ -241,15 +348,14 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
   for (unsigned at = threadIdx.x; at < sizes.still_rows; at += blockDim.x) {
     const unsigned tile_h = args.axes[1].tile, tile_w = args.axes[2].tile;
     const unsigned line = at / tile_w;
-    const int row = (line / tile_h * args.axes[1].rows() + line % tile_h) * args.axes[2].rows() +
-                    at % tile_w;
+    const int row =
+        (line / tile_h * args.axes[1].rows() + line % tile_h) * args.axes[2].rows() + at % tile_w;
     const bool inside = at < args.axes[0].tile * tile_h * tile_w;
     position_rows[at] = inside ? row * sizes.moving_pitch : 0;
   }
-  const int taps_of_job = job.taps[0] * job.taps[1] * job.taps[2];
   for (int index = threadIdx.x; index < args.tap_warps * kTaps; index += blockDim.x) {
     int tap[3], row = 0;
-    tap_at(job, index < taps_of_job ? index : 0, tap);
+    tap_at(job, index < job.taps[0] * job.taps[1] * job.taps[2] ? index : 0, tap);
 #pragma unroll
     for (int a = 0; a < 3; ++a)
       row = row * args.axes[a].rows() + args.axes[a].row_of_tap(job.first_tap[a], tap[a]);
@@ -269,122 +375,85 @@ __global__ void __launch_bounds__(32 * most_warps(sizeof(T) == 4, kStill * kMovi
   }
   __syncthreads();
   tabulate_moving(args.operands[1], args.axes, tables, shared + sizes.moving_items_at);
-  int offset[kTaps];
-#pragma unroll
-  for (int t = 0; t < kTaps; ++t) offset[t] = tap_offsets[tap_warp * kTaps + t];
   __syncthreads();
-
-  // Either all warps fill and then multiply, or some do nothing but fill the next tile.
-  const bool specialized = args.fill_warps > 0;
-  const bool multiplies = position_warp < args.position_warps;
-  const bool fills = !specialized || !multiplies;
-  const int idle = specialized && fills ? static_cast<int>(blockDim.x) - 32 * args.fill_warps : 0;
-  const FillThreads fill_threads{
-      static_cast<int>(threadIdx.x) - idle,
-      specialized ? 32 * args.fill_warps : static_cast<int>(blockDim.x)};
 
   const int64_t first = split * args.tiles_per_split;
   const int64_t last = min(first + args.tiles_per_split, sizes.tiles);
-  int place[4];  // batch, tile along depth, height, width
-  {
-    int64_t rest = first;
-#pragma unroll
-    for (int a = 2; a >= 0; --a) {
-      place[a + 1] = static_cast<int>(rest % args.axes[a].tiles());
-      rest /= args.axes[a].tiles();
-    }
-    place[0] = static_cast<int>(rest);
-  }
+  TilePlace place(args.axes, first);
   constexpr int kFragments = kStill * kMoving * kTaps;
-  constexpr bool kRoomy = kFragments < 20 || most_warps(sizeof(T) == 4, kFragments) <= 8;
-  const auto fill = [&](int stage) {
+  constexpr bool kFull = kFragments > 20 && most_warps(sizeof(T) == 4, kFragments) > 8;
+  constexpr FillDepth kDepth = kWarpRoles ? FillDepth{3, 2, 1}
+                               : kFull    ? FillDepth{1, 1, 1}
+                                          : FillDepth{4, 2, 2};
+  const auto fill = [&](int stage, const FillThreads& threads) {
     char* destination = shared + stage * sizes.stage_bytes;
-    fill_tile<T, kRoomy>(args.operands[0], slices[0], fill_threads, place, shared + sizes.still_items_at, destination);
-    fill_tile<T, kRoomy>(args.operands[1], slices[1], fill_threads, place, shared + sizes.moving_items_at,
-                 destination + sizes.moving_at);
-#pragma unroll
-    for (int a = 2; a >= 0; --a) {
-      if (++place[a + 1] < args.axes[a].tiles()) return;
-      place[a + 1] = 0;
-    }
-    ++place[0];
+    fill_tile<T, kDepth>(args.operands[0], slices[0], threads, place.at,
+                         shared + sizes.still_items_at, destination);
+    fill_tile<T, kDepth>(args.operands[1], slices[1], threads, place.at,
+                         shared + sizes.moving_items_at, destination + sizes.moving_at);
+    place.advance(args.axes);
   };
-
   TapTile<T, kStill, kMoving, kTaps> tile;
-  tile.clear();
+  int offset[kTaps];
+  const auto start_sums = [&] {
+    tile.clear();
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) offset[t] = tap_offsets[tap_warp * kTaps + t];
+  };
   // With two stages, the next tile is on its way while one is multiplied.
   const int ahead = args.stages - 1;
-  int stage = 0;
+  int stage = 0;  // of the tile that is filled next
+  if constexpr (kWarpRoles) {
+    if (warp >= kMultiplyWarps) {
+      release_registers<kFillRegisters>();
+      const FillThreads threads{static_cast<int>(threadIdx.x) - 32 * kMultiplyWarps,
+                                32 * (kRoleWarps - kMultiplyWarps)};
 #pragma unroll 1
-  for (int64_t index = first - ahead; index < last; ++index) {
-    if (fills && index + ahead < last) fill(ahead > 0 ? stage ^ 1 : 0);
-    copy_async_commit();
-    stage ^= ahead;
-    if (specialized) {
-      // The warps that multiply have no copies of their own to wait for.
-      if (fills) copy_async_wait<0>();
-    } else if (ahead > 0) {
-      copy_async_wait<1>();
+      for (int64_t index = first; index < last; ++index) {
+        fill(stage, threads);
+        copy_async_commit();
+        copy_async_wait<0>();
+        stage ^= 1;
+        __syncthreads();
+      }
       __syncthreads();
     } else {
-      copy_async_wait<0>();
-      __syncthreads();
-    }
-    if (index < first || !multiplies) {
-      __syncthreads();
-      continue;
-    }
-    const char* still = shared + (ahead > 0 ? stage ^ 1 : 0) * sizes.stage_bytes;
-    const char* moving = still + sizes.moving_at;
-    const int steps = sizes.still_rows / kStepPositions;
-    if constexpr (sizeof(T) == 2) {
-#pragma unroll 2
-      for (int step = position_warp; step < steps; step += args.position_warps)
-        multiply_step<T>(tile, still, moving, position_rows, step, sizes.still_pitch, offset);
-    } else {
-      for (int from = position_warp; from < steps; from += kShortSteps * args.position_warps) {
-        TapTile<T, kStill, kMoving, kTaps> partial;
-        partial.clear();
-        const int to = min(steps, from + kShortSteps * args.position_warps);
+      claim_registers<kMultiplyRegisters>();
+      start_sums();
+      const bool multiplies = position_warp < args.position_warps;
 #pragma unroll 1
-        for (int step = from; step < to; step += args.position_warps)
-          multiply_step<T>(partial, still, moving, position_rows, step, sizes.still_pitch, offset);
-        tile.add(partial);
+      for (int64_t index = first; index < last; ++index) {
+        __syncthreads();
+        if (multiplies)
+          multiply_positions<T>(tile, args, shared + stage * sizes.stage_bytes, position_rows,
+                                position_warp, offset);
+        stage ^= 1;
       }
+      __syncthreads();
+      if (multiplies)
+        store_sums<T>(tile, args, job, job_index, split * args.position_warps + position_warp,
+                      tap_warp);
     }
-    __syncthreads();
-  }
-
-  if (!multiplies) return;
-  const int lane = threadIdx.x % 32;
-  const int slot = split * args.position_warps + position_warp;
-  float4* partials = args.workspace == nullptr
-                         ? nullptr
-                         : args.workspace + (slot * sizes.jobs + job_index) *
-                                                (args.tap_warps * kTaps * kStill * kMoving * 32) +
-                               tap_warp * (kTaps * kStill * kMoving * 32) + lane;
-#pragma unroll
-  for (int t = 0; t < kTaps; ++t) {
-    const int index_of_tap = tap_warp * kTaps + t;
-    int tap[3];
-    if (partials == nullptr) {
-      if (index_of_tap >= taps_of_job) continue;
-      tap_at(job, index_of_tap, tap);
+  } else {
+    const FillThreads threads{static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
+    start_sums();
+#pragma unroll 1
+    for (int64_t index = first - ahead; index < last; ++index) {
+      if (index + ahead < last) fill(stage, threads);
+      copy_async_commit();
+      stage ^= ahead;
+      if (index < first) continue;
+      if (ahead > 0)
+        copy_async_wait<1>();
+      else
+        copy_async_wait<0>();
+      __syncthreads();
+      multiply_positions<T>(tile, args, shared + stage * sizes.stage_bytes, position_rows,
+                            position_warp, offset);
+      __syncthreads();
     }
-#pragma unroll
-    for (int i = 0; i < kStill; ++i) {
-#pragma unroll
-      for (int j = 0; j < kMoving; ++j) {
-        const float(&s)[4] = tile.sum[t][i][j];
-        const float4 sum{s[0], s[1], s[2], s[3]};
-        if (partials != nullptr) {
-          partials[((t * kStill + i) * kMoving + j) * 32] = sum;
-        } else {
-          write_fragment<T>(args, job, tap, (job.still_slice * kStill + i) * 16,
-                            (job.moving_slice * kMoving + j) * 8, sum);
-        }
-      }
-    }
+    store_sums<T>(tile, args, job, job_index, split * args.position_warps + position_warp,
+                  tap_warp);
   }
 }
 
@@ -433,16 +502,16 @@ __global__ void __launch_bounds__(32 * kSumWarps)
 }
 
 // ---- Launch ----------------------------------------------------------------------------------
-template <typename T, int kStill, int kMoving>
+template <typename T, int kStill, int kMoving, bool kWarpRoles>
 cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStream_t stream) {
   constexpr int kTaps = taps_per_warp(sizeof(T) == 4, kStill, kMoving);
   if constexpr (kTaps > 0) {
-    const auto kernel = gemm_grad_weight_kernel<T, kStill, kMoving, kTaps>;
-    cudaError_t status = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
+    const auto kernel = gemm_grad_weight_kernel<T, kStill, kMoving, kTaps, kWarpRoles>;
+    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                              args.sizes.shared_bytes);
     if (status != cudaSuccess) return status;
     const auto blocks = static_cast<unsigned>(args.sizes.jobs * args.splits);
-    const int threads = 32 * (args.tap_warps * args.position_warps + args.fill_warps);
+    const int threads = 32 * (kWarpRoles ? kRoleWarps : args.tap_warps * args.position_warps);
     kernel<<<blocks, threads, args.sizes.shared_bytes, stream>>>(args);
     status = cudaGetLastError();
     if (status != cudaSuccess || args.workspace == nullptr) return status;
@@ -456,20 +525,25 @@ cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStrea
 
 template <typename T>
 cudaError_t launch_gemm_grad_weight_typed(const GradWeightArguments& args, int still_fragments,
-                                          int moving_fragments, cudaStream_t stream) {
+                                          int moving_fragments, bool warp_roles,
+                                          cudaStream_t stream) {
+  const auto launch = [&](auto still, auto moving) {
+    constexpr int kStill = decltype(still)::value, kMoving = decltype(moving)::value;
+    return warp_roles ? launch_grad_weight_kernel<T, kStill, kMoving, true>(args, stream)
+                      : launch_grad_weight_kernel<T, kStill, kMoving, false>(args, stream);
+  };
   const auto with_moving = [&](auto still) {
-    constexpr int kStill = decltype(still)::value;
     switch (moving_fragments) {
       case 1:
-        return launch_grad_weight_kernel<T, kStill, 1>(args, stream);
+        return launch(still, std::integral_constant<int, 1>{});
       case 2:
-        return launch_grad_weight_kernel<T, kStill, 2>(args, stream);
+        return launch(still, std::integral_constant<int, 2>{});
       case 3:
-        return launch_grad_weight_kernel<T, kStill, 3>(args, stream);
+        return launch(still, std::integral_constant<int, 3>{});
       case 4:
-        return launch_grad_weight_kernel<T, kStill, 4>(args, stream);
+        return launch(still, std::integral_constant<int, 4>{});
       case 8:
-        return launch_grad_weight_kernel<T, kStill, 8>(args, stream);
+        return launch(still, std::integral_constant<int, 8>{});
       default:
         return cudaErrorInvalidValue;
     }

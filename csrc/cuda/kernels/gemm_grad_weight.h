@@ -28,9 +28,9 @@ struct GemmGradWeightPlan {
   int tap_warps;         // warps that share the box of taps
   int position_warps;    // warps that share the positions of a tile
   TileFill still_fill, moving_fill;
-  int fill_warps;  // warps that only fill the next tile; 0: all warps fill, then multiply
-  int stages;      // buffered tiles: 2 where fills overlap products
-  int splits;      // shares of the position tiles
+  bool warp_roles;  // four more warps only fill the next tile; else all fill, then multiply
+  int stages;       // buffered tiles: 2 where fills overlap products
+  int splits;       // shares of the position tiles
 };
 
 // Taps whose sums fit a warp's registers beside its working set; 0: no such kernel. float32 keeps
@@ -69,6 +69,8 @@ struct GemmGradWeightSizes {
 GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type,
                                            const GemmGradWeightPlan& plan);
 
+// Whether the device that is current, and this build, have kernels with warp roles.
+bool has_warp_roles();
 // How tiles of an operand can be filled, whatever the plan: the widest way that its memory allows.
 TileFill widest_fill(const TensorPointer& operand, const std::array<int64_t, 5>& size,
                      int64_t channels_per_group, DataType type);
@@ -81,7 +83,7 @@ bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, const TensorPointer
 // float32 products are three TF32 products each, which keeps float32's order of error.
 cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
                                     const GemmGradWeightPlan& plan, TensorPointer grad_output,
-                                    TensorPointer input, TensorPointer grad_weight,
-                                    void* workspace, cudaStream_t stream);
+                                    TensorPointer input, TensorPointer grad_weight, void* workspace,
+                                    cudaStream_t stream);
 
 }  // namespace convt3d

@@ -15,14 +15,14 @@ struct FillOperand {
   TensorPointer tensor;
   TileFill fill;
   int element_bytes;
-  int vector;       // neighbours along w per load; 1 for whole rows
-  int channels;     // per group
-  unsigned items;   // per tile
+  int vector;      // neighbours along w per load; 1 for whole rows
+  int channels;    // per group
+  unsigned items;  // per tile
   unsigned items_per_line;
-  int pitch;        // bytes per row of shared memory
-  int extent[3];    // of the tensor
-  int advance[3];   // coordinates from one tile to the next
-  int reach[3];     // coordinates that a tile spans
+  int pitch;       // bytes per row of shared memory
+  int extent[3];   // of the tensor
+  int advance[3];  // coordinates from one tile to the next
+  int reach[3];    // coordinates that a tile spans
 };
 
 // Coordinates of an item relative to the tile's origin, 10 + 10 + 12 bits.
@@ -47,20 +47,19 @@ __host__ __device__ inline int align_down(int value, int multiple) {
 
 __device__ inline void write_item(const FillOperand& operand, void* table, int item, int d, int h,
                                   int w, uint32_t rows_01, uint32_t rows_23) {
-  const int offset =
-      static_cast<int>((d * operand.tensor.stride[2] + h * operand.tensor.stride[3] +
-                        w * operand.tensor.stride[4]) *
-                       operand.element_bytes);
+  const int offset = static_cast<int>(
+      (d * operand.tensor.stride[2] + h * operand.tensor.stride[3] + w * operand.tensor.stride[4]) *
+      operand.element_bytes);
   if (operand.vector == 1) {
     static_cast<RowItem*>(table)[item] = {offset, pack_coordinates(d, h, w)};
   } else {
-    static_cast<VectorItem*>(table)[item] = {
-        offset, pack_coordinates(d, h, w), {rows_01, rows_23}};
+    static_cast<VectorItem*>(table)[item] = {offset, pack_coordinates(d, h, w), {rows_01, rows_23}};
   }
 }
 
 // Per axis, in shared memory: d and h give the coordinate of each row of the moving tile, relative
-// to the tile's origin. w gives the same for rows one by one, else the row of each coordinate or -1.
+// to the tile's origin. w gives the same for rows one by one, else the row of each coordinate or
+// -1.
 struct AxisTables {
   int *d, *h, *w;
 };
@@ -100,9 +99,8 @@ __device__ inline void tabulate_still(const FillOperand& operand, const Contract
   }
 }
 
-__device__ inline void tabulate_moving(const FillOperand& operand,
-                                       const ContractionAxis (&axes)[3], const AxisTables& tables,
-                                       void* table) {
+__device__ inline void tabulate_moving(const FillOperand& operand, const ContractionAxis (&axes)[3],
+                                       const AxisTables& tables, void* table) {
   const unsigned rows_h = axes[1].rows(), rows_w = axes[2].rows();
   for (unsigned item = threadIdx.x; item < operand.items; item += blockDim.x) {
     const unsigned line = item / operand.items_per_line, at = item % operand.items_per_line;
@@ -139,11 +137,17 @@ struct TileBounds {
 // What a block knows of an operand from tile to tile: in shared memory, because registers are full
 // of sums.
 struct FillSlice {
-  const char* source;  // first channel of the slice at coordinate 0 of sample 0
-  int channels;        // of the slice
-  int origin[3];       // coordinates of the tile of positions 0
-  int units;           // 16-byte units of a row
+  const char* source;   // first channel of the slice at coordinate 0 of sample 0
+  int channels;         // of the slice
+  int origin[3];        // coordinates of the tile of positions 0
+  int units;            // 16-byte units of a row
   uint32_t reciprocal;  // of units, 16 fraction bits
+};
+
+// Items that a thread loads before it stores the first, by the width of the loads: narrow ones need
+// many in flight, as far as the kernel's registers go.
+struct FillDepth {
+  int elements, pairs, quads;
 };
 
 // The threads that fill.
@@ -181,8 +185,7 @@ __device__ __forceinline__ void fill_async(const FillOperand& operand, const Til
 #pragma unroll 4
   for (int row = first_row; row < static_cast<int>(operand.items); row += rows_at_once) {
     const RowItem item = items[row];
-    copy_async_16(destination, source + item.offset,
-                  kInside || bounds.contains(item.coordinates));
+    copy_async_16(destination, source + item.offset, kInside || bounds.contains(item.coordinates));
     destination += row_bytes;
   }
 }
@@ -216,25 +219,27 @@ __device__ inline uint32_t word_of(uint4 load, int word) {
 // Elements in any layout: a thread takes kVector neighbours along w of all channels of a unit and
 // writes one unit per row. Threads go along w first, for coalescing; several of them share an
 // item, because rows kVector apart would fall into the same banks.
-template <typename T, int kVector, bool kRoomy>
+template <typename T, int kVector, FillDepth kDepth>
 __device__ __forceinline__ void fill_elements(const FillOperand& operand, const TileBounds& bounds,
-                                              const FillSlice& slice,
-                                              const FillThreads& threads, const char* source,
-                                              const void* table, char* tile) {
+                                              const FillSlice& slice, const FillThreads& threads,
+                                              const char* source, const void* table, char* tile) {
   constexpr int kUnitElements = 16 / static_cast<int>(sizeof(T));
   constexpr int kMostLanes = sizeof(T) == 2 ? kVector : kVector == 1 ? 2 : 4;
-  // Items in flight: narrow loads need many.
-  constexpr int kBatch = !kRoomy ? 1 : kVector == 1 ? 4 : 2;
+  constexpr int kBatch = kVector == 1   ? kDepth.elements
+                         : kVector == 2 ? kDepth.pairs
+                                        : kDepth.quads;
   using Load = typename LoadOf<static_cast<int>(sizeof(T)) * kVector>::type;
   const int units = slice.units;
   const int lane_bits = min(31 - __clz(units), kMostLanes / 2);  // 1, 2 or 4 lanes per item
   const int item_bits = 3 - lane_bits;
   const int first_unit = threads.index >> item_bits & ((1 << lane_bits) - 1);
-  const int first_item = (threads.index & ((1 << item_bits) - 1)) + (threads.index >> 3 << item_bits);
+  const int first_item =
+      (threads.index & ((1 << item_bits) - 1)) + (threads.index >> 3 << item_bits);
   const int items_at_once = threads.count >> lane_bits;
   const int64_t stride = operand.tensor.stride[1] * static_cast<int>(sizeof(T));
   source += first_unit * kUnitElements * stride;
-  for (int begin = first_item; begin < static_cast<int>(operand.items); begin += kBatch * items_at_once) {
+  for (int begin = first_item; begin < static_cast<int>(operand.items);
+       begin += kBatch * items_at_once) {
     const char* from[kBatch];
     int channels[kBatch];
     uint32_t rows[kBatch][2];
@@ -281,9 +286,9 @@ __device__ __forceinline__ void fill_elements(const FillOperand& operand, const 
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
             if constexpr (sizeof(T) == 2)
-              words[j] = __byte_perm(word_of(loads[i][2 * j], e / 2),
-                                     word_of(loads[i][2 * j + 1], e / 2),
-                                     e % 2 == 0 ? 0x5410 : 0x7632);
+              words[j] =
+                  __byte_perm(word_of(loads[i][2 * j], e / 2), word_of(loads[i][2 * j + 1], e / 2),
+                              e % 2 == 0 ? 0x5410 : 0x7632);
             else
               words[j] = word_of(loads[i][j], e);
           }
@@ -297,9 +302,9 @@ __device__ __forceinline__ void fill_elements(const FillOperand& operand, const 
   }
 }
 
-// `place`: batch and position tile along each axis. `kRoomy`: the kernel has registers to spare.
+// `place`: batch and position tile along each axis.
 // Asynchronous copies are not waited for.
-template <typename T, bool kRoomy>
+template <typename T, FillDepth kDepth>
 __device__ __forceinline__ void fill_tile(const FillOperand& operand, const FillSlice& slice,
                                           const FillThreads& threads, const int (&place)[4],
                                           const void* table, char* tile) {
@@ -310,8 +315,8 @@ __device__ __forceinline__ void fill_tile(const FillOperand& operand, const Fill
   for (int a = 0; a < 3; ++a) {
     bounds.origin[a] = slice.origin[a] + place[a + 1] * operand.advance[a];
     bounds.extent[a] = operand.extent[a];
-    inside = inside && bounds.origin[a] >= 0 &&
-             bounds.origin[a] + operand.reach[a] <= operand.extent[a];
+    inside =
+        inside && bounds.origin[a] >= 0 && bounds.origin[a] + operand.reach[a] <= operand.extent[a];
     offset += bounds.origin[a] * operand.tensor.stride[2 + a];
   }
   const char* source = slice.source + offset * static_cast<int>(sizeof(T));
@@ -320,20 +325,20 @@ __device__ __forceinline__ void fill_tile(const FillOperand& operand, const Fill
   switch (operand.fill) {
     case TileFill::kAsync:
       if (inside)
-        fill_async<true>(operand, bounds, slice, threads, source, static_cast<const RowItem*>(table),
-                         shared_address(tile));
+        fill_async<true>(operand, bounds, slice, threads, source,
+                         static_cast<const RowItem*>(table), shared_address(tile));
       else
-        fill_async<false>(operand, bounds, slice, threads, source, static_cast<const RowItem*>(table),
-                          shared_address(tile));
+        fill_async<false>(operand, bounds, slice, threads, source,
+                          static_cast<const RowItem*>(table), shared_address(tile));
       break;
     case TileFill::kElements:
-      fill_elements<T, 1, kRoomy>(operand, bounds, slice, threads, source, table, tile);
+      fill_elements<T, 1, kDepth>(operand, bounds, slice, threads, source, table, tile);
       break;
     case TileFill::kPairs:
-      fill_elements<T, 2, kRoomy>(operand, bounds, slice, threads, source, table, tile);
+      fill_elements<T, 2, kDepth>(operand, bounds, slice, threads, source, table, tile);
       break;
     case TileFill::kQuads:
-      fill_elements<T, 4, kRoomy>(operand, bounds, slice, threads, source, table, tile);
+      fill_elements<T, 4, kDepth>(operand, bounds, slice, threads, source, table, tile);
       break;
   }
 }

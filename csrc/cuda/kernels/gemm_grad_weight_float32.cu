@@ -2,5 +2,5 @@
 
 namespace convt3d {
 template cudaError_t launch_gemm_grad_weight_typed<float>(const GradWeightArguments&, int, int,
-                                                       cudaStream_t);
+                                                          bool, cudaStream_t);
 }  // namespace convt3d

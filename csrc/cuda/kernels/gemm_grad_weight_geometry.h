@@ -14,12 +14,12 @@ namespace convt3d {
 
 struct ContractionAxis {
   int stride, offset, dilation, kernel;
-  int period;         // taps that differ by it share a residue
-  int still_extent;   // positions
+  int period;        // taps that differ by it share a residue
+  int still_extent;  // positions
   int moving_extent;
-  int tile;           // positions per tile
-  int group;          // consecutive taps that one block computes
-  int span;           // largest shift inside a group
+  int tile;   // positions per tile
+  int group;  // consecutive taps that one block computes
+  int span;   // largest shift inside a group
 
   CONVT3D_HOST_DEVICE int tiles() const { return (still_extent + tile - 1) / tile; }
   CONVT3D_HOST_DEVICE int groups() const { return (kernel + group - 1) / group; }
@@ -64,8 +64,8 @@ inline ContractionAxis contraction_axis(const Axis& axis, bool mirrored) {
   result.kernel = static_cast<int>(axis.kernel);
   result.period = static_cast<int>(table.period);
   // Mirrored: input = output + padding - dilation * tap, with taps counted from the last one.
-  result.offset = static_cast<int>(
-      mirrored ? axis.padding - axis.dilation * (axis.kernel - 1) : -axis.padding);
+  result.offset =
+      static_cast<int>(mirrored ? axis.padding - axis.dilation * (axis.kernel - 1) : -axis.padding);
   result.still_extent = static_cast<int>(mirrored ? axis.output : axis.input);
   result.moving_extent = static_cast<int>(mirrored ? axis.input : axis.output);
   result.tile = result.group = 1;
