@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -142,6 +143,19 @@ int even_slice(int channels, int most) {
   return std::min(round_up(slice, 8), most) >= slice ? std::min(round_up(slice, 8), most) : slice;
 }
 
+// Whether all planes of a block have a tap at each of its entries.
+bool is_uniform(const TileAxis& axis) {
+  for (int first = 0; first < axis.planes; first += axis.plane_block) {
+    const int entries = entry_count(axis, first);
+    for (int e = 0; e < entries; ++e) {
+      const Entry entry = entry_at(axis, first, e);
+      for (int p = first; p < first + axis.plane_block && p < axis.planes; ++p)
+        if (tap_of_entry(axis, entry, p) < 0) return false;
+    }
+  }
+  return true;
+}
+
 // Ways to form column tiles and plane blocks. Planes merge along w first: there they share lines
 // of the result (forward) or of the operand (grad_input).
 std::vector<GemmDataPlan> column_candidates(const GemmDataPlan& base, int result_channels) {
@@ -158,7 +172,12 @@ std::vector<GemmDataPlan> column_candidates(const GemmDataPlan& base, int result
       if (planes > 16 * groups) continue;
       plan.channels_per_tile = even_slice(result_channels, 16 * groups / planes);
       plan.column_groups = (plan.channels_per_tile * planes + 15) / 16;
-      if (plan.column_groups == groups) candidates.push_back(plan);
+      // A plane without a tap at an entry must be skipped, which only whole groups of columns can
+      // be: a weight of zero would spread operands that are not finite.
+      bool skippable = plan.channels_per_tile % 16 == 0;
+      if (!skippable && planes > 1)
+        skippable = std::all_of(std::begin(plan.axes), std::end(plan.axes), is_uniform);
+      if (plan.column_groups == groups && (planes == 1 || skippable)) candidates.push_back(plan);
     }
   }
   return candidates;

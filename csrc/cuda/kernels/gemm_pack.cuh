@@ -205,7 +205,12 @@ __device__ inline void write_header(const GemmDataArguments& args, int index) {
 #pragma unroll 1
   for (int half = 0; half < 2; ++half) {
     int rest = 2 * step + half;
-    if (rest >= block.all_entries() * chunk.units) continue;
+    if (rest >= block.all_entries() * chunk.units) {
+      // Weights of zero: any operand will do that the result depends on anyway, so that what is not
+      // finite elsewhere stays there.
+      result.offset[half] = result.offset[0];
+      continue;
+    }
     const int unit = take(rest, chunk.units);
     Entry entry[3];
     int row = 0, row_stride = 1;
@@ -306,30 +311,34 @@ __device__ void write_units(const GemmDataArguments& args, int index) {
   }
 }
 
-// Blocks of kPackThreads: first those that write units, then headers, then tables. The second unit
-// of a tile's last k-step may stay unwritten: its header gives no offset of its own, so it
-// multiplies a row that is there by whatever it finds; write_tail clears it.
+// Blocks of kPackThreads: first those that write units, then the rest.
 // Axis loops stay rolled: this kernel runs once through its code, and fetching instructions is
 // what it waits for.
 constexpr int kPackThreads = 128;
 
+// Clears the units that fill up a tile's last stage.
 template <typename T>
 __device__ void write_tail(const GemmDataArguments& args, int index) {
   const int column = take(index, args.sizes.column_width);
   const int chunk_index = take(index, args.sizes.chunks);
   const int tile_index = take(index, args.sizes.column_tiles);
   const Chunk chunk = chunk_at(args, chunk_index);
-  const int all_units =
+  const int units =
       Block(args.plan, column_tile(args.plan, tile_index), chunk).all_entries() * chunk.units;
-  if (all_units % 2 == 0) return;
+  constexpr int kStageUnits = 2 * kStageSteps;
+  const int end = (units + kStageUnits - 1) / kStageUnits * kStageUnits;
   const int64_t packed_tile =
       (static_cast<int64_t>(index) * args.sizes.column_tiles + tile_index) * args.sizes.chunks +
       chunk_index;
-  char* step = args.packed + (packed_tile * args.sizes.steps + all_units / 2) * args.step_bytes;
-  for (int part = 0; part < kWeightParts<T>; ++part)
-    *reinterpret_cast<uint4*>(step + kHeaderBytes +
-                              ((part * 2 + 1) * args.sizes.column_width + column) * kUnitBytes) =
-        uint4{0, 0, 0, 0};
+  char* packed = args.packed + packed_tile * args.sizes.steps * args.step_bytes + kHeaderBytes;
+#pragma unroll 1
+  for (int unit = units; unit < end; ++unit) {
+    char* destination = packed + static_cast<int64_t>(unit / 2) * args.step_bytes;
+    for (int part = 0; part < kWeightParts<T>; ++part)
+      *reinterpret_cast<uint4*>(
+          destination + ((part * 2 + unit % 2) * args.sizes.column_width + column) * kUnitBytes) =
+          uint4{0, 0, 0, 0};
+  }
 }
 
 template <typename T>
