@@ -46,6 +46,12 @@ $(VENV)/.extras-%: $(VENV)/.torch pyproject.toml setup.py ops/version.py | $(VEN
 	$(PIP) --no-build-isolation --editable '.[$*]'
 	@touch '$@'
 
+# Format, lint and types need no build, only the tools of the extra `dev`.
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) $$($(BIN)/python -c "from setuptools.config.pyprojecttoml import load_file; \
+	  print(*load_file('pyproject.toml')['project']['optional-dependencies']['dev'])")
+	@touch $@
+
 build: $(VENV)/.built
 
 demo: $(VENV)/.extras-demo
@@ -71,13 +77,13 @@ wheel: $(VENV)/.torch $(SOURCES)
 	  --wheel-dir dist .
 	@ls dist/*.whl
 
-lint: $(VENV)/.extras-dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy ops meta
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
-format: $(VENV)/.extras-dev
+format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
