@@ -22,26 +22,26 @@ constexpr int kThreadsPerMultiprocessor = 2048;
 // ---- Cost model, in clocks of one multiprocessor -----------------------------------------------
 // Fitted to 900 measured plans of the public shapes (H200, bfloat16); other GPUs have other ratios,
 // but the order of the candidates is what matters.
-constexpr double kFragmentClocks = 1.77;  // one 16 x 8 fragment, 32 bytes deep, through mma.sync
-constexpr double kSharedBytesPerClock = 96;
+constexpr double kFragmentClocks = 1.7;  // one 16 x 8 fragment, 32 bytes deep, through mma.sync
+constexpr double kSharedBytesPerClock = 100;
 constexpr double kNarrowTile = 1.3;  // bank conflicts of tiles less than 8 positions wide
 constexpr double kIssuesPerClock = 4;
-constexpr double kItemClocks = 0.3;   // a row, or a position of a vector, whatever its channels
-constexpr double kAsyncClocks = 0.6;  // 16 bytes from L2: 26 bytes per clock
-constexpr double kQuadClocks = 1.0;   // the same, element by element, in ever narrower loads
-constexpr double kPairClocks = 1.6;
-constexpr double kElementClocks = 2.0;
+constexpr double kItemClocks = 0.2;    // a row, or a position of a vector, whatever its channels
+constexpr double kAsyncClocks = 0.65;  // 16 bytes from L2: 25 bytes per clock
+constexpr double kQuadClocks = 1.05;   // the same, element by element, in ever narrower loads
+constexpr double kPairClocks = 2.5;
+constexpr double kElementClocks = 1.95;
 // Fewer threads than these leave the memory's latency open.
-constexpr double kElementThreads = 300, kAsyncThreads = 240;
-constexpr double kTileClocks = 700;    // two barriers, the tile's coordinates, ramps
-constexpr double kBlockClocks = 8000;  // start, tables, storing
+constexpr double kElementThreads = 290, kAsyncThreads = 210;
+constexpr double kTileClocks = 650;     // two barriers, the tile's coordinates, ramps
+constexpr double kBlockClocks = 10000;  // start, tables, storing
 // Share of the shorter phase, filling or multiplying, that hides in the longer.
 constexpr double kOverlapOfWarps = 0.85;  // warps that do nothing but fill
-constexpr double kOverlapOfStages = 0.25;
-constexpr double kOverlapOfBlocks = 0.33;
+constexpr double kOverlapOfStages = 0.2;
+constexpr double kOverlapOfBlocks = 0.3;
 constexpr double kWarpsForFullRate = 8;
-constexpr double kSumKernelClocks = 10000;  // another launch
-constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
+constexpr double kSumKernelClocks = 16000;  // another launch
+constexpr double kSumBytesPerClock = 2000;  // of the whole GPU
 constexpr double kStoresPerClock = 90;      // scattered weights, of the whole GPU
 
 struct Candidate {
@@ -129,11 +129,11 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
         std::ceil(static_cast<double>(sizes.jobs * splits) / device.multiprocessors);
     const double together = std::min<double>(resident, blocks_each);
     const double busy =
-        compute * std::pow(std::max(1.0, kWarpsForFullRate / (together * multiplying)), 0.4);
+        compute * std::pow(std::max(1.0, kWarpsForFullRate / (together * multiplying)), 0.6);
     const double fill_threads = together * 32 * (plan.warp_roles ? 4 : warps);
     const double filling =
         fill *
-        std::pow(std::max(1.0, (async ? kAsyncThreads : kElementThreads) / fill_threads), 0.55);
+        std::pow(std::max(1.0, (async ? kAsyncThreads : kElementThreads) / fill_threads), 0.7);
     const double overlap = plan.warp_roles   ? kOverlapOfWarps
                            : plan.stages > 1 ? kOverlapOfStages
                            : together > 1    ? kOverlapOfBlocks
@@ -218,6 +218,9 @@ struct Search {
 
   void consider_tiles(GemmGradWeightPlan plan) {
     ContractionAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+    const bool role_kernel =
+        warp_roles &&
+        fits_warp_roles(type == DataType::kFloat32, plan.still_fragments, plan.moving_fragments);
     for (const Tile& tile : tiles) {
       for (int a = 0; a < 3; ++a) plan.axes[a].tile = tile.edge[a];
       if (d.extent_of_tile() > kMostExtent || h.extent_of_tile() > kMostExtent ||
@@ -234,7 +237,7 @@ struct Search {
         const double clocks = choose_split(problem, type, device, best.clocks, candidate);
         if (clocks < best.clocks) best = {candidate, clocks};
       };
-      if (warp_roles && plan.tap_warps * plan.position_warps <= 8) consider(2, true);
+      if (role_kernel && plan.tap_warps * plan.position_warps <= 8) consider(2, true);
       if (async) consider(2, false);
       consider(1, false);
     }

@@ -319,6 +319,11 @@ __device__ __forceinline__ void store_sums(const TapTile<T, kStill, kMoving, kTa
   }
 }
 
+// The barrier between the two roles, which meet in different places of the code.
+__device__ __forceinline__ void meet_roles() {
+  asm volatile("barrier.sync 1, %0;\n" ::"n"(32 * kRoleWarps) : "memory");
+}
+
 // With kWarpRoles, eight warps multiply and four do nothing but fill the next tile; the fillers
 // hand their registers over. Else all warps fill, then multiply.
 template <typename T, int kStill, int kMoving, int kTaps, bool kWarpRoles>
@@ -414,22 +419,22 @@ __global__ void __launch_bounds__(
         copy_async_commit();
         copy_async_wait<0>();
         stage ^= 1;
-        __syncthreads();
+        meet_roles();
       }
-      __syncthreads();
+      meet_roles();
     } else {
       claim_registers<kMultiplyRegisters>();
       start_sums();
       const bool multiplies = position_warp < args.position_warps;
 #pragma unroll 1
       for (int64_t index = first; index < last; ++index) {
-        __syncthreads();
+        meet_roles();
         if (multiplies)
           multiply_positions<T>(tile, args, shared + stage * sizes.stage_bytes, position_rows,
                                 position_warp, offset);
         stage ^= 1;
       }
-      __syncthreads();
+      meet_roles();
       if (multiplies)
         store_sums<T>(tile, args, job, job_index, split * args.position_warps + position_warp,
                       tap_warp);
@@ -529,7 +534,10 @@ cudaError_t launch_gemm_grad_weight_typed(const GradWeightArguments& args, int s
                                           cudaStream_t stream) {
   const auto launch = [&](auto still, auto moving) {
     constexpr int kStill = decltype(still)::value, kMoving = decltype(moving)::value;
-    return warp_roles ? launch_grad_weight_kernel<T, kStill, kMoving, true>(args, stream)
+    if constexpr (fits_warp_roles(sizeof(T) == 4, kStill, kMoving)) {
+      if (warp_roles) return launch_grad_weight_kernel<T, kStill, kMoving, true>(args, stream);
+    }
+    return warp_roles ? cudaErrorInvalidValue
                       : launch_grad_weight_kernel<T, kStill, kMoving, false>(args, stream);
   };
   const auto with_moving = [&](auto still) {

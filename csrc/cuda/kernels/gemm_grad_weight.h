@@ -47,6 +47,14 @@ constexpr int most_warps(bool single, int fragments) {
   return single || fragments > 27 ? 8 : kGradWeightWarps;
 }
 
+// Whether there is a kernel with warp roles: the others would spill.
+constexpr bool fits_warp_roles(bool single, int still_fragments, int moving_fragments) {
+  const int fragments = still_fragments * moving_fragments;
+  if (single)
+    return fragments < 16 && (still_fragments > 1 || moving_fragments < 3 || moving_fragments == 8);
+  return still_fragments > 2 || fragments < (still_fragments == 1 ? 4 : 16);
+}
+
 // Facts that follow from a problem and a plan.
 struct GemmGradWeightSizes {
   int still_channels, moving_channels;  // per group
