@@ -82,9 +82,13 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
   const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
   const int multiplying = plan.tap_warps * plan.position_warps;
   const int warps = plan.warp_roles ? 12 : multiplying;
-  // Sums, and what the compiler was seen to use beside them.
-  const int registers = std::min(plan.warp_roles || most_warps(single, fragments) > 8 ? 168 : 255,
-                                 (fragments * (single ? 8 : 4) + 112 + 7) / 8 * 8);
+  // What the compiler was seen to use: bounded by the block, else sums and working set.
+  const int working_set = (fragments * (single ? 8 : 4) + 112 + 7) / 8 * 8;
+  const int most_registers = plan.warp_roles            ? 168
+                             : single || fragments > 27 ? 255
+                             : fragments == 24          ? 184
+                                                        : 168;
+  const int registers = std::min(working_set, most_registers);
   const int resident =
       std::min({device.shared_per_multiprocessor / (sizes.shared_bytes + kStaticShared + 1024),
                 kRegistersPerMultiprocessor / (registers * 32 * warps),

@@ -147,7 +147,6 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
                                     cudaStream_t stream) {
   GradWeightArguments args{};
   args.sizes = gemm_grad_weight_sizes(problem, type, plan);
-  args.batch = static_cast<int>(problem.batch);
   args.tap_warps = plan.tap_warps;
   args.position_warps = plan.position_warps;
   args.stages = plan.stages;

@@ -52,8 +52,7 @@ struct GradWeightArguments {
   ContractionAxis axes[3];
   GemmGradWeightSizes sizes;
   FillOperand operands[2];  // still, moving
-  int batch;
-  int taps_per_block[3];  // groups of taps per axis
+  int taps_per_block[3];    // groups of taps per axis
   int tap_warps, position_warps, stages;
   bool clear_tiles;  // fills leave channels or positions of the tiles unwritten
   int splits;
@@ -258,6 +257,10 @@ __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const ch
   }
 }
 
+// Kernels with 168 registers and nearly as many sums (16-bit).
+template <int kFragments>
+constexpr bool is_full = kFragments > 20 && kFragments <= 27;
+
 // All k-steps of one tile that fall to this warp.
 template <typename T, int kStill, int kMoving, int kTaps>
 __device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, kTaps>& tile,
@@ -267,7 +270,11 @@ __device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, k
   const char* moving = stage + args.sizes.moving_at;
   const int steps = args.sizes.still_rows / kStepPositions, pitch = args.sizes.still_pitch;
   if constexpr (sizeof(T) == 2) {
-#pragma unroll(kTaps >= 4 ? 1 : 2)
+    // One step of many taps has enough independent products, and two would spill where the
+    // registers are capped.
+    constexpr bool kCapped = most_warps(false, kStill * kMoving * kTaps) > 8;
+    constexpr int kUnroll = kTaps >= 4 || (kCapped && kStill * kMoving * kTaps > 20) ? 1 : 2;
+#pragma unroll(kUnroll)
     for (int step = position_warp; step < steps; step += args.position_warps)
       multiply_step<T>(tile, stage, moving, position_rows, step, pitch, offset);
   } else {
@@ -386,7 +393,7 @@ __global__ void __launch_bounds__(
   const int64_t last = min(first + args.tiles_per_split, sizes.tiles);
   TilePlace place(args.axes, first);
   constexpr int kFragments = kStill * kMoving * kTaps;
-  constexpr bool kFull = kFragments > 20 && most_warps(sizeof(T) == 4, kFragments) > 8;
+  constexpr bool kFull = sizeof(T) == 2 && is_full<kFragments>;
   constexpr FillDepth kDepth = kWarpRoles ? FillDepth{3, 2, 1}
                                : kFull    ? FillDepth{1, 1, 1}
                                           : FillDepth{4, 2, 2};

@@ -42,9 +42,10 @@ constexpr int taps_per_warp(bool single, int still_fragments, int moving_fragmen
   return taps <= 8 ? taps : fragments == 3 ? 7 : 8;
 }
 
-// Warps of a block: with most sums a thread needs up to 255 registers, with fewer 168.
+// Warps of a block: with most sums a thread needs up to 255 registers, with fewer 168; with 24
+// fragments a few more on some GPUs.
 constexpr int most_warps(bool single, int fragments) {
-  return single || fragments > 27 ? 8 : kGradWeightWarps;
+  return single || fragments > 27 || fragments == 24 ? 8 : kGradWeightWarps;
 }
 
 // Whether there is a kernel with warp roles: the others would spill.
