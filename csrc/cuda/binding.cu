@@ -151,17 +151,17 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
                       result_pointer = pointer_to(result);
   if (result.numel() == 0) return result;
 
-  const auto size_of = [&problem](int64_t channels, int64_t Axis::*extent) {
+  const auto size_of = [&problem](int64_t channels, int64_t Axis::* extent) {
     return std::array<int64_t, 5>{problem.batch, channels, problem.axes[0].*extent,
                                   problem.axes[1].*extent, problem.axes[2].*extent};
   };
-  const std::optional<GemmGradWeightPlan> plan = plan_grad_weight(
-      problem, type,
-      widest_fill(grad_pointer, size_of(problem.out_channels, &Axis::output),
-                  problem.out_channels_per_group(), type),
-      widest_fill(input_pointer, size_of(problem.in_channels, &Axis::input),
-                  problem.in_channels_per_group(), type),
-      has_warp_roles(), limits_of(device));
+  const std::optional<GemmGradWeightPlan> plan =
+      plan_grad_weight(problem, type,
+                       widest_fill(grad_pointer, size_of(problem.out_channels, &Axis::output),
+                                   problem.out_channels_per_group(), type),
+                       widest_fill(input_pointer, size_of(problem.in_channels, &Axis::input),
+                                   problem.in_channels_per_group(), type),
+                       has_warp_roles(), limits_of(device));
   if (plan && grad_weight_offsets_fit(*plan, grad_pointer, input_pointer)) {
     const GemmGradWeightSizes sizes = gemm_grad_weight_sizes(problem, type, *plan);
     const Tensor workspace = allocate_bytes(sizes.workspace_bytes, grad_output);
