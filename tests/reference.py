@@ -183,9 +183,9 @@ def expected(
     return Expected(value, magnitude, _terms(operator, case), random)
 
 
-# The documented c of the bound below. On CPU at most 2.1 was measured. On an H200, whose tensor cores
-# cut the low bits of the sums that they carry, ten cases missed 4 (the worst elements seen by a
-# quarter) and all hold 8; their exact maximum was not recorded.
+# The documented c of the bound below. On CPU at most 2.1 was measured. On an H200, whose tensor
+# cores cut the low bits of the sums that they carry, ten cases missed 4 (the worst elements seen by
+# a quarter) and all hold 8; their exact maximum was not recorded.
 C = 8.0
 
 _UNIT_ROUNDOFF = {
