@@ -17,6 +17,7 @@
 #include "kernels/gemm_grad_weight.h"
 #include "plan.h"
 #include "plan_grad_weight.h"
+#include "plan_wgmma.h"
 
 namespace convt3d {
 namespace {
@@ -78,7 +79,7 @@ cudaStream_t current_stream(int device) {
 Device limits_of(int device) {
   return {attribute(cudaDevAttrMultiProcessorCount, device),
           attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
+          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device), has_warp_roles()};
 }
 
 // forward (operand: input) or grad_input (operand: grad_output).
@@ -98,12 +99,22 @@ Tensor run_data_pass(const Problem& problem, Pass pass, const Tensor& operand, c
       bias ? VectorPointer{bias->data_ptr(), bias->stride(0)} : VectorPointer{nullptr, 0};
   if (result.numel() == 0) return result;
 
+  const Device limits = limits_of(device);
+  const bool channels_last = result_pointer.stride[1] < result_pointer.stride[4];
+  if (const std::optional<WgmmaDataPlan> plan =
+          plan_wgmma_data(problem, pass, type, operand_pointer, result_pointer, limits)) {
+    const Tensor scratch =
+        allocate_bytes(wgmma_data_sizes(problem, pass, channels_last, *plan).packed_bytes, operand);
+    STD_CUDA_CHECK(launch_wgmma_data(problem, pass, type, *plan, operand_pointer, weight_pointer,
+                                     bias_pointer, result_pointer, scratch.data_ptr(),
+                                     limits.multiprocessors, stream));
+    return result;
+  }
   const int64_t operand_channels =
       forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
   const bool fast_operand = loads_in_vectors(operand_pointer, operand_channels, type);
   const std::optional<GemmDataPlan> plan =
-      plan_data(problem, pass, type, fast_operand,
-                result_pointer.stride[1] < result_pointer.stride[4], limits_of(device));
+      plan_data(problem, pass, type, fast_operand, channels_last, limits);
   if (plan && tile_offsets_fit(*plan, operand_pointer, result_pointer)) {
     const GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, *plan);
     const Tensor scratch = allocate_bytes(sizes.scratch_bytes, operand);

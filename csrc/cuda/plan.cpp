@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <iterator>
 #include <limits>
-#include <map>
-#include <mutex>
 #include <string>
 #include <vector>
+
+#include "plan_cache.h"
 
 namespace convt3d {
 namespace {
@@ -247,8 +246,9 @@ GemmDataPlan search(const Problem& problem, Pass pass, DataType type, bool fast_
   return best.plan;
 }
 
-// What the tensor-core kernel counts in 32 bits must fit.
-bool fits_gemm(const Problem& problem) {
+}  // namespace
+
+bool fits_data_kernels(const Problem& problem) {
   constexpr int64_t limit = 1 << 24;
   bool fits = problem.in_channels < limit && problem.out_channels < limit &&
               problem.batch < limit && problem.groups < 16384;
@@ -262,46 +262,27 @@ bool fits_gemm(const Problem& problem) {
   return fits && positions < (int64_t{1} << 36) && taps <= 65536;
 }
 
-}  // namespace
-
 std::optional<GemmDataPlan> plan_data(const Problem& problem, Pass pass, DataType type,
                                       bool fast_operand, bool result_channels_last,
                                       const Device& device) {
   if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
     return std::nullopt;  // float64 and complex have no tensor-core kernel
-  if (!fits_gemm(problem)) return std::nullopt;
+  if (!fits_data_kernels(problem)) return std::nullopt;
   // Nearly all of a 16-column tile would be padding.
   if (problem.groups > 1 && problem.in_channels_per_group() < 4 &&
       problem.out_channels_per_group() < 4)
     return std::nullopt;
 
-  struct Key {
-    int64_t values[30];
-    bool operator<(const Key& other) const { return std::memcmp(this, &other, sizeof(Key)) < 0; }
-  };
-  Key key{};
-  int64_t* value = key.values;
-  for (int64_t field :
-       {problem.batch, problem.in_channels, problem.out_channels, problem.groups,
-        static_cast<int64_t>(pass), static_cast<int64_t>(type), static_cast<int64_t>(fast_operand),
-        static_cast<int64_t>(result_channels_last), static_cast<int64_t>(device.multiprocessors)})
-    *value++ = field;
-  for (const Axis& axis : problem.axes) {
-    for (int64_t field : {axis.input, axis.output, axis.kernel, axis.stride, axis.padding,
-                          axis.output_padding, axis.dilation})
-      *value++ = field;
-  }
-  static std::mutex mutex;
-  static std::map<Key, std::optional<GemmDataPlan>> cache;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = cache.find(key);
-  if (found != cache.end()) return found->second;
-  double clocks;
-  const GemmDataPlan plan =
-      search(problem, pass, type, fast_operand, result_channels_last, device, &clocks);
-  std::optional<GemmDataPlan> result;
-  if (std::isfinite(clocks)) result = plan;
-  return cache[key] = result;
+  static PlanCache<GemmDataPlan> cache;
+  const PlanKey key(problem, {static_cast<int64_t>(pass), static_cast<int64_t>(type), fast_operand,
+                              result_channels_last, device.multiprocessors});
+  return cache.find(key, [&]() -> std::optional<GemmDataPlan> {
+    double clocks;
+    const GemmDataPlan plan =
+        search(problem, pass, type, fast_operand, result_channels_last, device, &clocks);
+    if (!std::isfinite(clocks)) return std::nullopt;
+    return plan;
+  });
 }
 
 }  // namespace convt3d

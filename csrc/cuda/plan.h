@@ -12,7 +12,11 @@ struct Device {
   int multiprocessors;
   int shared_per_block;  // bytes, with opt-in
   int shared_per_multiprocessor;
+  bool has_wgmma;  // compute capability 9.0, and this build has code for sm_90a
 };
+
+// Whether what the kernels of forward and grad_input count in 32 bits fits.
+bool fits_data_kernels(const Problem& problem);
 
 // The plan of forward or grad_input on tensor cores; none where the direct kernel is to run.
 // `fast_operand`: the operand is channels-last with 16-byte aligned channels.

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <map>
-#include <mutex>
 #include <vector>
+
+#include "plan_cache.h"
 
 namespace convt3d {
 namespace {
@@ -318,39 +317,22 @@ std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataT
   if (problem.in_channels_per_group() < 4 && problem.out_channels_per_group() < 4)
     return std::nullopt;
 
-  struct Key {
-    int64_t values[30];
-    bool operator<(const Key& other) const { return std::memcmp(this, &other, sizeof(Key)) < 0; }
-  };
-  Key key{};
-  int64_t* value = key.values;
-  for (int64_t field : {problem.batch, problem.in_channels, problem.out_channels, problem.groups,
-                        static_cast<int64_t>(type), static_cast<int64_t>(grad_output_fill),
-                        static_cast<int64_t>(input_fill), static_cast<int64_t>(warp_roles),
-                        static_cast<int64_t>(device.multiprocessors)})
-    *value++ = field;
-  for (const Axis& axis : problem.axes) {
-    for (int64_t field : {axis.input, axis.output, axis.kernel, axis.stride, axis.padding,
-                          axis.output_padding, axis.dilation})
-      *value++ = field;
-  }
-  static std::mutex mutex;
-  static std::map<Key, std::optional<GemmGradWeightPlan>> cache;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = cache.find(key);
-  if (found != cache.end()) return found->second;
-
-  Search search{problem, type, device, warp_roles, input_fill, grad_output_fill, {}, {}};
-  search.consider_channels(false);
-  const bool unit_stride = std::all_of(problem.axes.begin(), problem.axes.end(),
-                                       [](const Axis& axis) { return axis.stride == 1; });
-  if (unit_stride) {
-    std::swap(search.still_fill, search.moving_fill);
-    search.consider_channels(true);
-  }
-  std::optional<GemmGradWeightPlan> result;
-  if (std::isfinite(search.best.clocks)) result = search.best.plan;
-  return cache[key] = result;
+  static PlanCache<GemmGradWeightPlan> cache;
+  const PlanKey key(problem,
+                    {static_cast<int64_t>(type), static_cast<int64_t>(grad_output_fill),
+                     static_cast<int64_t>(input_fill), warp_roles, device.multiprocessors});
+  return cache.find(key, [&]() -> std::optional<GemmGradWeightPlan> {
+    Search search{problem, type, device, warp_roles, input_fill, grad_output_fill, {}, {}};
+    search.consider_channels(false);
+    const bool unit_stride = std::all_of(problem.axes.begin(), problem.axes.end(),
+                                         [](const Axis& axis) { return axis.stride == 1; });
+    if (unit_stride) {
+      std::swap(search.still_fill, search.moving_fill);
+      search.consider_channels(true);
+    }
+    if (!std::isfinite(search.best.clocks)) return std::nullopt;
+    return search.best.plan;
+  });
 }
 
 }  // namespace convt3d

@@ -1,0 +1,161 @@
+// Hopper's own instructions (sm_90a): warpgroup matrix products, bulk copies and the barriers that
+// go with them. Shared-memory addresses are 32-bit.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "mma.cuh"
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define CONVT3D_HAS_WGMMA 1
+#endif
+
+namespace convt3d {
+
+constexpr int kWarpgroupThreads = 128;
+
+// ---- Barriers in shared memory ---------------------------------------------------------------
+__device__ __forceinline__ void barrier_init(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals));
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+// Waits for the phase of this parity to complete.
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "AGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra READY;\nbra AGAIN;\nREADY:\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+__device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n.reg .pred done;\nmbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.b32 %0, 1, 0, done;\n}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+__device__ __forceinline__ void named_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- Memory ----------------------------------------------------------------------------------
+// Copies `bytes` (a multiple of 16) and completes them on `barrier`.
+__device__ __forceinline__ void copy_bulk(uint32_t destination, const void* source, uint32_t bytes,
+                                          uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(destination),
+      "l"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+// Copies a box of a tensor from these coordinates on and completes its bytes on `barrier`.
+__device__ __forceinline__ void copy_tensor(uint32_t destination, const CUtensorMap* map,
+                                            uint32_t barrier, int c, int x, int y, int z, int n) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(destination),
+      "l"(map), "r"(barrier), "r"(c), "r"(x), "r"(y), "r"(z), "r"(n)
+      : "memory");
+}
+// Makes this thread's stores to shared memory visible to the matrix units.
+__device__ __forceinline__ void fence_for_wgmma() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// ---- Matrix products -------------------------------------------------------------------------
+// Operands with depth fastest. Without swizzle, 8 rows x 16 bytes lie together and `depth_pitch` is
+// the distance of the two 16-byte halves of a step; with it, a row is `width` 16-byte units.
+// `row_pitch`: bytes between groups of eight rows.
+struct MatrixAddress {
+  uint32_t low;   // address in 16-byte units, depth pitch: moves with the address
+  uint32_t high;  // row pitch, swizzle
+
+  __device__ MatrixAddress(uint32_t address, uint32_t depth_pitch, uint32_t row_pitch,
+                           int width = 1)
+      : low((address & 0x3ffff) >> 4 | depth_pitch >> 4 << 16),
+        high(row_pitch >> 4 | (width == 8   ? 1u
+                               : width == 4 ? 2u
+                               : width == 2 ? 3u
+                                            : 0u)
+                                  << 30) {}
+  // The descriptor with another low part.
+  __device__ __forceinline__ uint64_t with(uint32_t other) const {
+    return static_cast<uint64_t>(high) << 32 | other;
+  }
+};
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// d (64 x kColumns, float32) += a (64 x 16) * b (16 x kColumns). A thread holds kColumns / 2 sums:
+// d[4 * j + 2 * half + e] is row 16 * warp + 8 * half + lane / 4, column 8 * j + 2 * (lane % 4) +
+// e.
+template <typename T, int kColumns>
+struct Wgmma;
+
+// Register lists: eight columns are four registers of a thread.
+#define CONVT3D_D16 "%0,%1,%2,%3,%4,%5,%6,%7"
+#define CONVT3D_D32 CONVT3D_D16 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define CONVT3D_D48 CONVT3D_D32 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define CONVT3D_D64 CONVT3D_D48 ",%24,%25,%26,%27,%28,%29,%30,%31"
+#define CONVT3D_D96 \
+  CONVT3D_D64       \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define CONVT3D_D128 \
+  CONVT3D_D96        \
+  ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define CONVT3D_R8(i)                                                                         \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+      "+f"(d[i + 6]), "+f"(d[i + 7])
+#define CONVT3D_R16 CONVT3D_R8(0)
+#define CONVT3D_R32 CONVT3D_R16, CONVT3D_R8(8)
+#define CONVT3D_R48 CONVT3D_R32, CONVT3D_R8(16)
+#define CONVT3D_R64 CONVT3D_R48, CONVT3D_R8(24)
+#define CONVT3D_R96 CONVT3D_R64, CONVT3D_R8(32), CONVT3D_R8(40)
+#define CONVT3D_R128 CONVT3D_R96, CONVT3D_R8(48), CONVT3D_R8(56)
+#define CONVT3D_WGMMA(Type, name, columns, a, b, c)                                            \
+  template <>                                                                                  \
+  struct Wgmma<Type, columns> {                                                                \
+    static __device__ __forceinline__ void multiply(float (&d)[columns / 2], uint64_t left,    \
+                                                    uint64_t right, int accumulate) {          \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" c                                      \
+                   ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." name "." name \
+                   " {" CONVT3D_D##columns "}, %" a ", %" b ", p, 1, 1, 0, 0;\n}"              \
+                   : CONVT3D_R##columns                                                        \
+                   : "l"(left), "l"(right), "r"(accumulate));                                  \
+    }                                                                                          \
+  };
+#define CONVT3D_WGMMA_OF(Type, name)              \
+  CONVT3D_WGMMA(Type, name, 16, "8", "9", "10")   \
+  CONVT3D_WGMMA(Type, name, 32, "16", "17", "18") \
+  CONVT3D_WGMMA(Type, name, 48, "24", "25", "26") \
+  CONVT3D_WGMMA(Type, name, 64, "32", "33", "34") \
+  CONVT3D_WGMMA(Type, name, 96, "48", "49", "50") \
+  CONVT3D_WGMMA(Type, name, 128, "64", "65", "66")
+CONVT3D_WGMMA_OF(__half, "f16")
+CONVT3D_WGMMA_OF(__nv_bfloat16, "bf16")
+#undef CONVT3D_WGMMA_OF
+#undef CONVT3D_WGMMA
+
+}  // namespace convt3d

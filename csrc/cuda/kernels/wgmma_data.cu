@@ -1,0 +1,179 @@
+#include <cuda.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "gemm_data.h"
+#include "wgmma_data_launch.cuh"
+
+namespace convt3d {
+
+// One file each, so that they compile in parallel.
+extern template cudaError_t launch_wgmma_typed<__half, true>(const WgmmaDataArguments&, int,
+                                                             cudaStream_t);
+extern template cudaError_t launch_wgmma_typed<__half, false>(const WgmmaDataArguments&, int,
+                                                              cudaStream_t);
+extern template cudaError_t launch_wgmma_typed<__nv_bfloat16, true>(const WgmmaDataArguments&, int,
+                                                                    cudaStream_t);
+extern template cudaError_t launch_wgmma_typed<__nv_bfloat16, false>(const WgmmaDataArguments&, int,
+                                                                     cudaStream_t);
+
+namespace {
+
+int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// The smallest pitch from `least` on that spreads the channels that a warp stages over all banks.
+int staging_pitch(int least, int w_planes) {
+  const int residue = w_planes == 1 ? 4 : 8;  // elements: 8 or 16 bytes modulo 64
+  return static_cast<int>(round_up(least - residue, 32)) + residue;
+}
+
+}  // namespace
+
+WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_channels_last,
+                                const WgmmaDataPlan& plan) {
+  const bool forward = pass == Pass::kForward;
+  const int64_t operand_channels =
+      forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
+  const int64_t result_channels =
+      forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  WgmmaDataSizes sizes{};
+  const auto ceil_div = [](int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); };
+  sizes.units = ceil_div(operand_channels, kWgmmaUnitElements);
+  sizes.chunks = ceil_div(sizes.units, plan.chunk_units);
+  sizes.channel_tiles = ceil_div(result_channels, plan.columns);
+  sizes.column_tiles =
+      sizes.channel_tiles * d.planes * h.planes * (plan.w_planes > 1 ? 1 : w.planes);
+  sizes.tiles_h = ceil_div(h.positions, plan.tile_h);
+  sizes.tiles_w = ceil_div(w.positions, plan.tile_w);
+  sizes.segments = ceil_div(d.positions, plan.segment);
+  sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan));
+  sizes.box_bytes = sizes.box.bytes() * (plan.chunk_units / sizes.box.width);
+  sizes.stage_bytes = plan.stage_units * plan.columns * kWgmmaUnitBytes;
+  for (const WindowAxis& axis : plan.axes)
+    for (int plane = 0; plane < axis.planes; ++plane)
+      sizes.empty_planes = sizes.empty_planes || axis.taps_of(plane) == 0;
+  sizes.taps = d.taps() * h.taps() * w.taps();
+  sizes.stages = static_cast<int64_t>(sizes.channel_tiles) * sizes.chunks * sizes.taps *
+                 (plan.chunk_units / plan.stage_units);
+  sizes.resident =
+      problem.groups == 1 && plan.column_parts == 1 && sizes.stages <= plan.weight_slots;
+
+  const int group_rows = 64 * plan.blocks;
+  sizes.runs = plan.flattened ? (group_rows - 2) / sizes.box.halo_w + 2 : 8;
+  sizes.run_pitch =
+      plan.w_planes * (plan.flattened ? std::min(plan.tile_w, group_rows) : 8 * plan.blocks);
+  sizes.run_pitch += sizes.run_pitch % 2;
+  sizes.channel_pitch = staging_pitch(sizes.runs * sizes.run_pitch + 4, plan.w_planes);
+  const int64_t staging_bytes =
+      result_channels_last ? 0 : int64_t{2} * 2 * kStagedChannels * sizes.channel_pitch * 2;
+  int64_t at = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes;
+  const auto place = [&at](int64_t bytes) {
+    at = round_up(at, 128);
+    const int64_t begin = at;
+    at += bytes;
+    return static_cast<int>(begin);
+  };
+  sizes.weights_at = place(static_cast<int64_t>(plan.weight_slots) * sizes.stage_bytes);
+  sizes.staging_at = place(staging_bytes);
+  sizes.tables_at = place(wgmma_table_bytes(plan, sizes, problem.groups));
+  sizes.barriers_at = place(8 * (2 * plan.box_slots + 2 * plan.weight_slots));
+  // Flattened tiles read rows past a box's end (and never store what they make of them): there must
+  // be memory.
+  const int64_t reach = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes +
+                        2 * group_rows * sizes.box.width * kWgmmaUnitBytes;
+  at = std::max(at, reach);
+  sizes.shared_bytes =
+      at > std::numeric_limits<int>::max() ? std::numeric_limits<int>::max() : static_cast<int>(at);
+  sizes.items = problem.batch * problem.groups * sizes.segments * plan.column_parts *
+                static_cast<int64_t>(sizes.tiles_h) * sizes.tiles_w;
+  sizes.packed_bytes = problem.groups * sizes.stages * sizes.stage_bytes;
+  return sizes;
+}
+
+// The operand (channels, w, h, d, batch) as the copy engine sees it: a box of one residue pair.
+static cudaError_t describe_operand(const WgmmaDataArguments& args, DataType type, int64_t channels,
+                                    CUtensorMap* map) {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                         cudaEnableDefault, &found) != cudaSuccess)
+      function = nullptr;
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  const WindowAxis &d = args.plan.axes[0], &h = args.plan.axes[1], &w = args.plan.axes[2];
+  const BoxShape& box = args.sizes.box;
+  const auto unsigned64 = [](int64_t value) { return static_cast<cuuint64_t>(value); };
+  const auto unsigned32 = [](int value) { return static_cast<cuuint32_t>(value); };
+  const cuuint64_t sizes[5] = {unsigned64(channels), unsigned64(w.operand_extent),
+                               unsigned64(h.operand_extent), unsigned64(d.operand_extent),
+                               unsigned64(args.batch)};
+  // The stride of an extent of 1 means nothing and may be anything.
+  cuuint64_t strides[4];
+  for (int i = 0; i < 4; ++i)
+    strides[i] = sizes[i + 1] == 1 ? kWgmmaUnitBytes
+                                   : unsigned64(args.operand.stride[i == 3 ? 0 : 4 - i] * 2);
+  const cuuint32_t extents[5] = {unsigned32(box.width * kWgmmaUnitElements),
+                                 unsigned32(w.operand_step * (box.halo_w - 1) + 1),
+                                 unsigned32(h.operand_step * (box.halo_h - 1) + 1), 1, 1};
+  const cuuint32_t steps[5] = {1, unsigned32(w.operand_step), unsigned32(h.operand_step), 1, 1};
+  const CUtensorMapSwizzle swizzle = box.width == 8   ? CU_TENSOR_MAP_SWIZZLE_128B
+                                     : box.width == 4 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                      : CU_TENSOR_MAP_SWIZZLE_32B;
+  const CUresult result =
+      encode(map,
+             type == DataType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                        : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+             5, args.operand.data, sizes, strides, extents, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
+                              const WgmmaDataPlan& plan, TensorPointer operand,
+                              TensorPointer weight, VectorPointer bias, TensorPointer result,
+                              void* scratch, int multiprocessors, cudaStream_t stream) {
+  const bool forward = pass == Pass::kForward;
+  const bool channels_last = result.stride[1] < result.stride[4];
+  const int64_t in_channels = problem.in_channels_per_group();
+  const int64_t out_channels = problem.out_channels_per_group();
+  WgmmaDataArguments args{
+      .plan = plan,
+      .sizes = wgmma_data_sizes(problem, pass, channels_last, plan),
+      .operand_map = {},
+      .batch = static_cast<int>(problem.batch),
+      .groups = static_cast<int>(problem.groups),
+      .operand_channels = static_cast<int>(forward ? in_channels : out_channels),
+      .result_channels = static_cast<int>(forward ? out_channels : in_channels),
+      .operand = operand,
+      .weight = weight,
+      .result = result,
+      .weight_group_stride = in_channels * weight.stride[0],
+      .weight_operand_stride = forward ? weight.stride[0] : weight.stride[1],
+      .weight_result_stride = forward ? weight.stride[1] : weight.stride[0],
+      .bias = bias,
+      .packed = static_cast<char*>(scratch),
+      .result_in_vectors =
+          channels_last && loads_in_vectors(result, forward ? out_channels : in_channels, type),
+  };
+  if (!plan.element_fill) {
+    const cudaError_t status =
+        describe_operand(args, type, problem.groups * args.operand_channels, &args.operand_map);
+    if (status != cudaSuccess) return status;
+  }
+  const int blocks = static_cast<int>(std::min<int64_t>(args.sizes.items, multiprocessors));
+  if (type == DataType::kFloat16)
+    return channels_last ? launch_wgmma_typed<__half, true>(args, blocks, stream)
+                         : launch_wgmma_typed<__half, false>(args, blocks, stream);
+  if (type == DataType::kBFloat16)
+    return channels_last ? launch_wgmma_typed<__nv_bfloat16, true>(args, blocks, stream)
+                         : launch_wgmma_typed<__nv_bfloat16, false>(args, blocks, stream);
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace convt3d

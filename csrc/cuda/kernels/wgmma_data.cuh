@@ -1,0 +1,297 @@
+// Forward and grad_input as an implicit matrix product on Hopper (wgmma, sm_90a).
+//
+//   rows     positions of a tile in (h, w), at one position of d after the other
+//   columns  result channels of one result plane; along w, all planes where lines demand it
+//   depth    taps x operand channels
+//
+//   operand   one plane of depth ("box") after the other is copied into a ring in shared memory, a
+//             row per position with its channels side by side. Every tap reads the same box at
+//             another row; walking along d, a box serves all taps of depth in turn. Channels that
+//             do not fit at once come in chunks: then a window of boxes per chunk.
+//   weights   one thread copies them, packed by pack_wgmma_weights in the order of consumption,
+//             part of a tap ("stage") at a time into a second ring, or once for good if all fit.
+//   products  two warpgroups, kBlocks x 64 positions each, sums in registers.
+//   result    channels-last: registers -> global, 16 bytes at a time (packed columns are permuted
+//             so that a thread owns neighbouring channels). Contiguous: through shared memory, in
+//             runs along w.
+//
+// A block is persistent and walks over work items. Each result is one fixed sequence of sums:
+// chunks, then taps, then channels.
+#pragma once
+
+#include "wgmma_data_fill.cuh"
+#include "wgmma_data_store.cuh"
+
+namespace convt3d {
+
+// Registers that the tensor cores write: keeps the compiler from moving other accesses across.
+template <int kBlocks, int kPlanes, int kSums>
+__device__ __forceinline__ void pin(float (&sums)[kBlocks][kPlanes][kSums]) {
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+    for (int p = 0; p < kPlanes; ++p)
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[block][p][i])::"memory");
+}
+
+// The products of one warpgroup.
+template <typename T, int kColumns, int kPlanes, int kBlocks>
+struct Consumer {
+  const WgmmaDataArguments& args;
+  const WgmmaShared& shared;
+  float sums[kBlocks][kPlanes][kColumns / 2];
+  MatrixAddress left, right;
+  int lane;
+  int block_units, left_step, box_units, stage_units;
+  // The ring of weights: barrier and address of the next stage, parity of its phase.
+  uint32_t stage_full, parity = 0;
+  int stage_at;
+  uint32_t unfreed = 0;  // barrier that frees the stage before, whose products may be under way
+  // The ring of boxes.
+  RingCursor next_box;  // first not yet waited for
+  int window_slot = 0;  // slot of the window's first box
+
+  __device__ Consumer(const WgmmaDataArguments& arguments, const WgmmaShared& memory, int warpgroup)
+      : args(arguments),
+        shared(memory),
+        left(memory.boxes + first_row(arguments, warpgroup) * row_bytes(arguments), kWgmmaUnitBytes,
+             (arguments.plan.flattened ? 8 : arguments.sizes.box.halo_w) * row_bytes(arguments),
+             arguments.sizes.box.width),
+        right(memory.weights, kColumns * kWgmmaUnitBytes, 8 * kWgmmaUnitBytes),
+        lane(threadIdx.x % 32),
+        block_units((arguments.plan.flattened ? 64 : 8) * arguments.sizes.box.width),
+        left_step(arguments.sizes.box.width == 2 ? arguments.sizes.box.rows * 2 : 2),
+        box_units(arguments.sizes.box_bytes / kWgmmaUnitBytes),
+        stage_units(arguments.sizes.stage_bytes / kWgmmaUnitBytes) {
+    restart_stages();
+  }
+  static __device__ int first_row(const WgmmaDataArguments& args, int warpgroup) {
+    if (args.plan.flattened) return warpgroup * kBlocks * 64;
+    return warpgroup * (args.plan.side_by_side ? 8 * kBlocks : 8 * args.sizes.box.halo_w);
+  }
+
+  static __device__ int row_bytes(const WgmmaDataArguments& args) {
+    return args.sizes.box.width * kWgmmaUnitBytes;
+  }
+
+  __device__ __forceinline__ void restart_stages() {
+    stage_full = shared.weight_full(0);
+    stage_at = right.low;
+    parity = 0;
+  }
+  __device__ __forceinline__ int slot_of(int b) const {
+    const int slot = window_slot + b;
+    return slot >= shared.box_slots ? slot - shared.box_slots : slot;
+  }
+  __device__ __forceinline__ void wait_boxes(int count) {
+    for (int i = 0; i < count; ++i) {
+      barrier_wait(shared.box_full(next_box.slot), next_box.parity);
+      next_box.advance(shared.box_slots);
+    }
+  }
+  __device__ __forceinline__ void free_boxes(int count) {
+    if (lane == 0)
+      for (int i = 0; i < count; ++i) barrier_arrive(shared.box_empty(slot_of(i)));
+    window_slot = slot_of(count);
+    __syncwarp();
+  }
+
+  // One stage of plane p: straight code, so that its products leave back to back. `accumulate` is
+  // false for the first products of a plane.
+  template <int kSteps>
+  __device__ __forceinline__ void multiply_stage(int p, int left_at, bool accumulate) {
+    barrier_wait(stage_full, parity);
+    const uint64_t a = left.with(left_at), b = right.with(stage_at);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block)
+        Wgmma<T, kColumns>::multiply(sums[block][p], a + step * left_step + block * block_units,
+                                     b + step * 2 * kColumns, step > 0 || accumulate);
+    }
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (unfreed != 0 && lane == 0) barrier_arrive(unfreed);
+    if (!args.sizes.resident) unfreed = stage_full + 8 * shared.weight_slots;
+    stage_full += 8;
+    stage_at += stage_units;
+    if (stage_full == shared.weight_full(shared.weight_slots)) {
+      stage_full = shared.weight_full(0);
+      stage_at = right.low;
+      parity ^= 1;
+    }
+  }
+
+  // All taps of a column tile, for one chunk.
+  template <int kSteps>
+  __device__ __forceinline__ void multiply_taps(const ColumnPlace& tile, bool first_chunk) {
+    const int stages_per_tap = args.plan.chunk_units / (2 * kSteps);
+    // A stage is one row's width of channels, or several where the width is one step.
+    const int tap_step = 2 * kSteps * args.sizes.box.rows;
+    const unsigned* tap = shared.taps + tile.first_tap;
+    unsigned place = *tap;
+    const auto multiply_tap = [&](int p, bool accumulate) {
+      int left_at = left.low + slot_of(place >> 24) * box_units + (place & 0xffffff);
+      place = *++tap;
+      multiply_stage<kSteps>(p, left_at, accumulate);
+#pragma unroll 1
+      for (int stage = 1; stage < stages_per_tap; ++stage)
+        multiply_stage<kSteps>(p, left_at += tap_step, true);
+    };
+    if constexpr (kPlanes == 1) {
+#pragma unroll 1
+      for (int i = 0; i < tile.taps; ++i) multiply_tap(0, i > 0 || !first_chunk);
+    } else {
+      int taps[kPlanes];
+#pragma unroll
+      for (int p = 0; p < kPlanes; ++p) taps[p] = args.plan.axes[2].taps_of(p);
+#pragma unroll 1
+      for (int line = 0; line < tile.lines; ++line) {
+#pragma unroll
+        for (int p = 0; p < kPlanes; ++p) {
+#pragma unroll 1
+          for (int i = 0; i < taps[p]; ++i) multiply_tap(p, line > 0 || i > 0 || !first_chunk);
+        }
+      }
+    }
+  }
+
+  // The sums of a column tile.
+  __device__ __forceinline__ void multiply(const ColumnPlace& tile) {
+    const WgmmaDataPlan& plan = args.plan;
+    pin(sums);
+    wgmma_fence();
+#pragma unroll 1
+    for (int chunk = 0; chunk < args.sizes.chunks; ++chunk) {
+      if (args.sizes.chunks > 1) wait_boxes(plan.axes[0].window);
+      switch (plan.stage_units) {
+        case 2:
+          multiply_taps<1>(tile, chunk == 0);
+          break;
+        case 4:
+          multiply_taps<2>(tile, chunk == 0);
+          break;
+        case 6:
+          multiply_taps<3>(tile, chunk == 0);
+          break;
+        default:
+          multiply_taps<4>(tile, chunk == 0);
+          break;
+      }
+      if (args.sizes.chunks > 1) {
+        wgmma_wait<0>();
+        free_boxes(plan.axes[0].window);
+      }
+    }
+    wgmma_wait<0>();
+    if (unfreed != 0 && lane == 0) barrier_arrive(unfreed);
+    unfreed = 0;
+    __syncwarp();
+    pin(sums);
+    // A plane without taps is never multiplied. Selections, not a branch: see C7520 of ptxas.
+    if (args.sizes.empty_planes) {
+#pragma unroll
+      for (int p = 0; p < kPlanes; ++p) {
+        const bool empty =
+            tile.lines == 0 || (kPlanes == 1 ? tile.taps : plan.axes[2].taps_of(p)) == 0;
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+          for (int i = 0; i < kColumns / 2; ++i)
+            sums[block][p][i] = empty ? 0.f : sums[block][p][i];
+      }
+    }
+  }
+};
+
+template <typename T, int kColumns, int kPlanes, int kBlocks, bool kChannelsLast>
+__device__ __forceinline__ void consume(const WgmmaDataArguments& args, const WgmmaShared& shared,
+                                        int warpgroup) {
+  const WgmmaDataSizes& sizes = args.sizes;
+  const WindowAxis& d = args.plan.axes[0];
+  Consumer<T, kColumns, kPlanes, kBlocks> consumer(args, shared, warpgroup);
+  // The rows whose sums this thread holds.
+  int rows[kBlocks][2];
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const RowPosition& row =
+          shared.rows[(warpgroup * kBlocks + block) * 64 + threadIdx.x / 32 % 4 * 16 + half * 8 +
+                      consumer.lane / 4];
+      rows[block][half] = kChannelsLast ? row.hw : row.slot;
+    }
+
+  for (int64_t index = blockIdx.x; index < sizes.items; index += gridDim.x) {
+    const WorkItem item(args, static_cast<int>(index));
+    T* const result =
+        static_cast<T*>(args.result.data) + item.n * args.result.stride[0] +
+        static_cast<int64_t>(item.group) * args.result_channels * args.result.stride[1];
+    const float* const bias = shared.bias + item.group * sizes.channel_tiles * kColumns;
+    for (int t = item.first_d; t < item.last_d; ++t) {
+      if (sizes.chunks == 1) consumer.wait_boxes(t == item.first_d ? d.window : box_advance(d));
+      if (sizes.resident) consumer.restart_stages();
+#pragma unroll 1
+      for (int column = item.first_column; column < item.last_column; ++column) {
+        const ColumnPlace tile = shared.columns[column];
+        consumer.multiply(tile);
+        const int z = d.result_step * t + tile.d;
+        if (z < d.result_extent) {
+          const ResultTile<T> to{
+              result + z * args.result.stride[2] + tile.channel * args.result.stride[1],
+              item.h,
+              item.w,
+              tile.h,
+              tile.w,
+              args.result_channels - tile.channel,
+              bias + tile.channel};
+          if constexpr (kChannelsLast)
+            store_channels_last<T, kColumns, kBlocks>(args, to, consumer.sums, rows, consumer.lane);
+          else
+            store_contiguous<T, kColumns, kPlanes, kBlocks>(args, shared, to, consumer.sums, rows,
+                                                            warpgroup, consumer.lane);
+        }
+        // Staging is free again; and the compiler sees all warps together before the next product.
+        named_barrier(1 + warpgroup, kWarpgroupThreads);
+      }
+      if (sizes.chunks == 1) consumer.free_boxes(t == item.last_d - 1 ? d.window : box_advance(d));
+    }
+  }
+}
+
+template <typename T, int kColumns, int kPlanes, int kBlocks, bool kChannelsLast>
+__global__ void __launch_bounds__(kWgmmaThreads, 1)
+    wgmma_data_kernel(const __grid_constant__ WgmmaDataArguments args) {
+#ifdef CONVT3D_HAS_WGMMA
+  extern __shared__ __align__(1024) char base[];  // period of the swizzle
+  const WgmmaShared shared(base, args);
+  if (threadIdx.x == 0) {
+    for (int slot = 0; slot < args.plan.box_slots; ++slot) {
+      barrier_init(shared.box_full(slot), args.plan.element_fill ? kFillWarps : 1);
+      barrier_init(shared.box_empty(slot), kConsumerWarps);
+    }
+    for (int slot = 0; slot < args.plan.weight_slots; ++slot) {
+      barrier_init(shared.weight_full(slot), 1);
+      barrier_init(shared.weight_empty(slot), kConsumerWarps);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  write_wgmma_tables<T>(args, shared);
+  __syncthreads();
+  const int warpgroup =
+      __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
+  if (warpgroup >= 2) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kProducerRegisters));
+    const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
+    if (thread == 0) load_weights(args, shared);
+    if (args.plan.element_fill ? thread >= 32 : thread == 32)
+      fill_boxes<T>(args, shared, base, thread - 32);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kConsumerRegisters));
+    consume<T, kColumns, kPlanes, kBlocks, kChannelsLast>(args, shared, warpgroup);
+  }
+#endif
+}
+
+}  // namespace convt3d

@@ -1,0 +1,182 @@
+// The producing warps of the WGMMA data kernel (wgmma_data.cuh): packed weights through bulk
+// copies, operand boxes through the copy engine by one thread, or element by element by seven
+// warps.
+#pragma once
+
+#include "wgmma_data_tables.cuh"
+
+namespace convt3d {
+
+// ---- Weights: one thread ---------------------------------------------------------------------
+__device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaShared& shared) {
+  const WgmmaDataPlan& plan = args.plan;
+  const WgmmaDataSizes& sizes = args.sizes;
+  const int stages_per_tap = plan.chunk_units / plan.stage_units;
+  RingCursor cursor;
+  bool first_round = true;
+  for (int64_t index = blockIdx.x; index < sizes.items; index += gridDim.x) {
+    const WorkItem item(args, static_cast<int>(index));
+    const char* packed = args.packed + item.group * sizes.stages * sizes.stage_bytes;
+    const int steps = sizes.resident ? 1 : item.last_d - item.first_d;
+    for (int step = 0; step < steps; ++step) {
+      for (int column = item.first_column; column < item.last_column; ++column) {
+        const ColumnPlace& tile = shared.columns[column];
+        // The stages of all chunks of a column tile follow each other.
+        const int64_t begin =
+            static_cast<int64_t>(tile.slice * sizes.taps + tile.first_tap) * sizes.chunks;
+        const char* source = packed + begin * stages_per_tap * sizes.stage_bytes;
+        const int count = tile.taps * sizes.chunks * stages_per_tap;
+        for (int stage = 0; stage < count; ++stage) {
+          if (!first_round) barrier_wait(shared.weight_empty(cursor.slot), cursor.parity ^ 1);
+          const uint32_t full = shared.weight_full(cursor.slot);
+          barrier_expect(full, sizes.stage_bytes);
+          copy_bulk(shared.weights + cursor.slot * sizes.stage_bytes, source, sizes.stage_bytes,
+                    full);
+          source += sizes.stage_bytes;
+          cursor.advance(shared.weight_slots);
+          if (cursor.slot == 0) first_round = false;
+        }
+      }
+    }
+    if (sizes.resident) return;  // once for good
+  }
+}
+
+// ---- Operand ---------------------------------------------------------------------------------
+// What fills one box: the plane of the tensor at `source` (its position (0, 0), first channel of
+// the chunk), or zeros.
+template <typename T>
+struct BoxSource {
+  const T* source;
+  int y, x;      // coordinates of the box's first row
+  int channels;  // present in the chunk
+  bool inside;   // the plane lies in the tensor
+};
+
+__device__ __forceinline__ bool inside_extent(int coordinate, int extent) {
+  return static_cast<unsigned>(coordinate) < static_cast<unsigned>(extent);
+}
+
+// By the copy engine: one thread starts a copy per residue pair and `width` units of channels;
+// what lies outside the tensor becomes zeros.
+__device__ __forceinline__ void fill_box_tensor(const WgmmaDataArguments& args, uint32_t box,
+                                                uint32_t full, int channel, int x, int y, int z,
+                                                int n) {
+  const BoxShape& shape = args.sizes.box;
+  const WindowAxis &h = args.plan.axes[1], &w = args.plan.axes[2];
+  const int row_bytes = shape.width * kWgmmaUnitBytes;
+  const int copies = args.plan.chunk_units / shape.width;
+  barrier_expect(
+      full, copies * h.operand_step * w.operand_step * shape.halo_h * shape.halo_w * row_bytes);
+  for (int copy = 0; copy < copies; ++copy) {
+    for (int residue_h = 0; residue_h < h.operand_step; ++residue_h) {
+      for (int residue_w = 0; residue_w < w.operand_step; ++residue_w) {
+        copy_tensor(box, &args.operand_map, full, channel, x + residue_w, y + residue_h, z, n);
+        box += shape.area * row_bytes;
+      }
+    }
+    channel += shape.width * kWgmmaUnitElements;
+  }
+}
+
+// Element by element: neighbouring threads take neighbouring rows, which lie along w.
+template <typename T>
+__device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args,
+                                                  const WgmmaShared& shared, char* box,
+                                                  const BoxSource<T>& from, int thread) {
+  constexpr int kAtOnce = 2;
+  const int extent_h = args.plan.axes[1].operand_extent;
+  const int extent_w = args.plan.axes[2].operand_extent;
+  const int stride_h = static_cast<int>(args.operand.stride[3]);
+  const int stride_w = static_cast<int>(args.operand.stride[4]);
+  const int64_t stride_c = args.operand.stride[1];
+  const int places = args.sizes.box.span_h * args.sizes.box.span_w;
+  const BoxShape& shape = args.sizes.box;
+  const int units = args.plan.chunk_units;  // even, as is the width
+  const unsigned short* const plane = reinterpret_cast<const unsigned short*>(from.source);
+#pragma unroll 1
+  for (int unit = 0; unit < units; unit += kAtOnce) {
+    const int channels = from.channels - unit * kWgmmaUnitElements;
+    char* const columns = box + unit / shape.width * shape.bytes();
+    const int first_unit = unit % shape.width;
+    const unsigned short* const first = plane + unit * kWgmmaUnitElements * stride_c;
+#pragma unroll 2
+    for (int at = thread; at < places; at += kFillThreads) {
+      const unsigned place = shared.places[at];
+      const int y = from.y + static_cast<int>(place >> 24);
+      const int x = from.x + static_cast<int>(place >> 16 & 255);
+      const bool inside = from.inside && inside_extent(y, extent_h) && inside_extent(x, extent_w);
+      const unsigned short* source = first + (inside ? y * stride_h + x * stride_w : 0);
+      unsigned short values[kAtOnce * kWgmmaUnitElements];
+#pragma unroll
+      for (int j = 0; j < kAtOnce * kWgmmaUnitElements; ++j) {
+        values[j] = inside && j < channels ? __ldg(source) : 0;
+        source += stride_c;
+      }
+      const int row = place & 0xffff;
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const unsigned short* v = values + u * kWgmmaUnitElements;
+        const uint4 packed{
+            v[0] | static_cast<unsigned>(v[1]) << 16, v[2] | static_cast<unsigned>(v[3]) << 16,
+            v[4] | static_cast<unsigned>(v[5]) << 16, v[6] | static_cast<unsigned>(v[7]) << 16};
+        *reinterpret_cast<uint4*>(columns + shape.unit_at(row, first_unit + u) * kWgmmaUnitBytes) =
+            packed;
+      }
+    }
+  }
+}
+
+// Fills boxes in the order in which the consumers take them up. For one thread (the copy engine) or
+// seven warps.
+template <typename T>
+__device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared, char* base,
+                           int thread) {
+  const WgmmaDataPlan& plan = args.plan;
+  const WgmmaDataSizes& sizes = args.sizes;
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  RingCursor cursor;
+  bool first_round = true;
+  for (int64_t index = blockIdx.x; index < sizes.items; index += gridDim.x) {
+    const WorkItem item(args, static_cast<int>(index));
+    const int passes = sizes.chunks > 1 ? item.last_column - item.first_column : 1;
+    for (int t = item.first_d; t < item.last_d; ++t) {
+      const int fresh = sizes.chunks > 1 || t == item.first_d ? d.window : box_advance(d);
+      for (int pass = 0; pass < passes; ++pass) {
+        for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
+          const int channel = chunk * plan.chunk_units * kWgmmaUnitElements;
+          for (int b = d.window - fresh; b < d.window; ++b) {
+            const int z = d.operand_step * t + d.origin + b;
+            if (!first_round) {
+              barrier_wait(shared.box_empty(cursor.slot), cursor.parity ^ 1);
+            }
+            const int y = h.operand_step * item.h + h.origin;
+            const int x = w.operand_step * item.w + w.origin;
+            const int offset = cursor.slot * sizes.box_bytes;
+            const uint32_t full = shared.box_full(cursor.slot);
+            if (!plan.element_fill) {
+              fill_box_tensor(args, shared.boxes + offset, full,
+                              item.group * args.operand_channels + channel, x, y, z, item.n);
+            } else {
+              const BoxSource<T> from{
+                  static_cast<const T*>(args.operand.data) + item.n * args.operand.stride[0] +
+                      (static_cast<int64_t>(item.group) * args.operand_channels + channel) *
+                          args.operand.stride[1] +
+                      z * args.operand.stride[2],
+                  y, x, min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements),
+                  inside_extent(z, d.operand_extent)};
+              fill_box_elements<T>(args, shared, base + offset, from, thread);
+              fence_for_wgmma();
+              __syncwarp();
+              if (thread % 32 == 0) barrier_arrive(full);
+            }
+            cursor.advance(shared.box_slots);
+            if (cursor.slot == 0) first_round = false;
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace convt3d

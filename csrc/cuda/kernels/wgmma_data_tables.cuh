@@ -1,0 +1,266 @@
+// What all roles of the WGMMA data kernel (wgmma_data.cuh) share: its arguments, the order of taps,
+// the sequence of work, and tables in shared memory that spare the inner loops their divisions.
+#pragma once
+
+#include <cuda.h>
+
+#include "mma.cuh"
+#include "scalar.cuh"
+#include "wgmma.cuh"
+#include "wgmma_data.h"
+
+namespace convt3d {
+
+constexpr int kWgmmaUnitBytes = 16;
+constexpr int kWgmmaUnitElements = 8;  // 16-bit types
+constexpr int kWgmmaThreads = 4 * kWarpgroupThreads;
+constexpr int kConsumerWarps = 8;
+constexpr int kFillWarps = 7;
+constexpr int kFillThreads = 32 * kFillWarps;
+constexpr int kConsumerRegisters = 192, kProducerRegisters = 64;
+
+struct WgmmaDataArguments {
+  WgmmaDataPlan plan;
+  WgmmaDataSizes sizes;
+  CUtensorMap operand_map;  // unless plan.element_fill
+  int batch, groups;
+  int operand_channels, result_channels;  // per group
+  TensorPointer operand, weight, result;
+  int64_t weight_group_stride, weight_operand_stride, weight_result_stride;
+  VectorPointer bias;
+  char* packed;
+  bool result_in_vectors;  // channels-last: 16-byte stores
+};
+
+// ---- The order of taps -----------------------------------------------------------------------
+// Taps of a group before those of (slice, planes, chunk): slices, then planes, then chunks.
+__device__ __forceinline__ int first_tap(const WgmmaDataPlan& plan, int slice, int plane_d,
+                                         int plane_h, int plane_w, int chunks, int chunk) {
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  const int taps_w = plan.w_planes > 1 ? w.taps() : w.taps_of(plane_w);
+  const int before_w = plan.w_planes > 1 ? 0 : w.plane_begin[plane_w];
+  const int of_planes = d.taps_of(plane_d) * h.taps_of(plane_h);
+  const int before = d.plane_begin[plane_d] * h.taps() * w.taps() +
+                     d.taps_of(plane_d) * h.plane_begin[plane_h] * w.taps() + of_planes * before_w;
+  return (slice * d.taps() * h.taps() * w.taps() + before) * chunks + chunk * of_planes * taps_w;
+}
+
+// A tap by its places in the three axes' tables, and where it stands among those of its planes.
+struct TapPlanes {
+  int tap_d, tap_h, tap_w;
+  int plane_d, plane_h, plane_w;
+  int rank;
+
+  __device__ TapPlanes(const WgmmaDataPlan& plan, int index) {
+    const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+    tap_w = index % w.taps();
+    tap_h = index / w.taps() % h.taps();
+    tap_d = index / w.taps() / h.taps();
+    plane_d = plane_of(d, tap_d);
+    plane_h = plane_of(h, tap_h);
+    plane_w = plan.w_planes > 1 ? 0 : plane_of(w, tap_w);
+    const int taps_w = plan.w_planes > 1 ? w.taps() : w.taps_of(plane_w);
+    const int first_w = plan.w_planes > 1 ? 0 : w.plane_begin[plane_w];
+    rank =
+        ((tap_d - d.plane_begin[plane_d]) * h.taps_of(plane_h) + tap_h - h.plane_begin[plane_h]) *
+            taps_w +
+        tap_w - first_w;
+  }
+  static __device__ int plane_of(const WindowAxis& axis, int tap) {
+    int plane = 0;
+    while (axis.plane_begin[plane + 1] <= tap) ++plane;
+    return plane;
+  }
+};
+
+// ---- The sequence of work --------------------------------------------------------------------
+struct WorkItem {
+  int n, group;
+  int h, w;             // first positions
+  int first_d, last_d;  // positions
+  int first_column, last_column;
+
+  __device__ WorkItem(const WgmmaDataArguments& args, int index) {
+    const WgmmaDataPlan& plan = args.plan;
+    const WgmmaDataSizes& sizes = args.sizes;
+    w = index % sizes.tiles_w * plan.tile_w;
+    index /= sizes.tiles_w;
+    h = index % sizes.tiles_h * plan.tile_h;
+    index /= sizes.tiles_h;
+    const int part = index % plan.column_parts;
+    index /= plan.column_parts;
+    first_d = index % sizes.segments * plan.segment;
+    last_d = min(first_d + plan.segment, plan.axes[0].positions);
+    index /= sizes.segments;
+    group = index % args.groups;
+    n = index / args.groups;
+    const int per_part = (sizes.column_tiles + plan.column_parts - 1) / plan.column_parts;
+    first_column = part * per_part;
+    last_column = min(first_column + per_part, sizes.column_tiles);
+  }
+};
+
+// Boxes that the next position along d needs anew: as many as the last one frees.
+__device__ __forceinline__ int box_advance(const WindowAxis& d) {
+  return min(d.window, d.operand_step);
+}
+
+// A place in a ring of slots: slot and parity of its phase.
+struct RingCursor {
+  int slot = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance(int slots) {
+    if (++slot == slots) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// ---- Tables in shared memory -----------------------------------------------------------------
+struct ColumnPlace {  // a column tile
+  int first_tap;      // in the list of taps
+  short lines, taps;  // (d, h) pairs of taps, and all taps
+  unsigned char d, h, w, slice;
+  int channel;  // first, in the group
+};
+struct RowPosition {
+  int hw;    // h << 16 | w within the tile; -1: no position
+  int slot;  // in its warpgroup's staging buffer, elements
+};
+struct Run {  // neighbouring positions along w of one warpgroup
+  short h, w, length;
+  unsigned short slot;
+};
+
+struct WgmmaShared {
+  uint32_t boxes, weights, barriers;
+  char* staging;
+  ColumnPlace* columns;
+  RowPosition* rows;
+  Run* runs;
+  unsigned* places;  // per operand coordinate of a box: y << 24 | x << 16 | row
+  unsigned* taps;    // box << 24 | row in units, in the order of first_tap, and one more
+  float* bias;       // of all channels, tiles padded; zeros for none
+  int box_slots, weight_slots;
+
+  __device__ WgmmaShared(char* base, const WgmmaDataArguments& args)
+      : boxes(shared_address(base)),
+        weights(boxes + args.sizes.weights_at),
+        barriers(boxes + args.sizes.barriers_at),
+        staging(base + args.sizes.staging_at),
+        columns(reinterpret_cast<ColumnPlace*>(base + args.sizes.tables_at)),
+        rows(reinterpret_cast<RowPosition*>(columns + args.sizes.column_tiles)),
+        runs(reinterpret_cast<Run*>(rows + 2 * 64 * args.plan.blocks)),
+        places(reinterpret_cast<unsigned*>(runs + 2 * args.sizes.runs)),
+        taps(places + args.sizes.box.span_h * args.sizes.box.span_w),
+        bias(reinterpret_cast<float*>(taps + args.sizes.taps + 1)),
+        box_slots(args.plan.box_slots),
+        weight_slots(args.plan.weight_slots) {}
+
+  __device__ uint32_t box_full(int slot) const { return barriers + 8 * slot; }
+  __device__ uint32_t box_empty(int slot) const { return barriers + 8 * (box_slots + slot); }
+  __device__ uint32_t weight_full(int slot) const { return barriers + 8 * (2 * box_slots + slot); }
+  __device__ uint32_t weight_empty(int slot) const {
+    return barriers + 8 * (2 * box_slots + weight_slots + slot);
+  }
+};
+
+// Must agree with WgmmaShared.
+inline int64_t wgmma_table_bytes(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
+                                 int64_t groups) {
+  return sizes.column_tiles * static_cast<int64_t>(sizeof(ColumnPlace)) +
+         2 * 64 * plan.blocks * static_cast<int64_t>(sizeof(RowPosition)) +
+         2 * sizes.runs * static_cast<int64_t>(sizeof(Run)) +
+         4 * static_cast<int64_t>(sizes.box.span_h) * sizes.box.span_w + 4 * (sizes.taps + 1) +
+         4 * groups * sizes.channel_tiles * plan.columns;
+}
+
+template <typename T>
+__device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaShared& shared) {
+  const WgmmaDataPlan& plan = args.plan;
+  const WgmmaDataSizes& sizes = args.sizes;
+  const BoxShape& box = sizes.box;
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  for (int i = threadIdx.x; i < sizes.column_tiles; i += kWgmmaThreads) {
+    int index = i;
+    ColumnPlace place{};
+    if (plan.w_planes == 1) {
+      place.w = index % w.planes;
+      index /= w.planes;
+    }
+    place.h = index % h.planes;
+    index /= h.planes;
+    place.d = index % d.planes;
+    place.slice = index / d.planes;
+    place.channel = place.slice * plan.columns;
+    place.first_tap = first_tap(plan, 0, place.d, place.h, place.w, 1, 0);
+    place.lines = d.taps_of(place.d) * h.taps_of(place.h);
+    place.taps = place.lines * (plan.w_planes > 1 ? w.taps() : w.taps_of(place.w));
+    shared.columns[i] = place;
+  }
+  const int group_rows = 64 * plan.blocks;
+  for (int i = threadIdx.x; i < 2 * group_rows; i += kWgmmaThreads) {
+    const int warpgroup = i / group_rows, row = i % group_rows;
+    int row_h, row_w, run, in_run;
+    if (plan.flattened) {
+      const int begin = warpgroup * group_rows;
+      row_h = i / box.halo_w;
+      row_w = i % box.halo_w;
+      run = row_h - begin / box.halo_w;
+      in_run = run == 0 ? row_w - begin % box.halo_w : row_w;
+    } else {
+      run = row % 64 / 8;
+      in_run = row / 64 * 8 + row % 8;
+      row_h = run + (plan.side_by_side ? 0 : 8 * warpgroup);
+      row_w = in_run + (plan.side_by_side ? 8 * plan.blocks * warpgroup : 0);
+    }
+    // What lies beside the tile is staged where nobody looks.
+    const bool inside = row_h < plan.tile_h && row_w < plan.tile_w;
+    shared.rows[i] = {
+        inside ? row_h << 16 | row_w : -1,
+        inside ? run * sizes.run_pitch + in_run * plan.w_planes : sizes.runs * sizes.run_pitch};
+  }
+  for (int i = threadIdx.x; i < 2 * sizes.runs; i += kWgmmaThreads) {
+    const int warpgroup = i / sizes.runs, run = i % sizes.runs;
+    int run_h, run_w, length;
+    if (plan.flattened) {
+      const int begin = warpgroup * group_rows, end = begin + group_rows;
+      run_h = begin / box.halo_w + run;
+      run_w = max(begin - run_h * box.halo_w, 0);
+      length = run_h < plan.tile_h ? min(end - run_h * box.halo_w, plan.tile_w) - run_w : 0;
+    } else {
+      run_h = run + (plan.side_by_side ? 0 : 8 * warpgroup);
+      run_w = plan.side_by_side ? 8 * plan.blocks * warpgroup : 0;
+      length = min(8 * plan.blocks, plan.tile_w - run_w);
+    }
+    shared.runs[i] = {static_cast<short>(run_h), static_cast<short>(run_w),
+                      static_cast<short>(max(length, 0)),
+                      static_cast<unsigned short>(run * sizes.run_pitch)};
+  }
+  for (int i = threadIdx.x; i < box.span_h * box.span_w; i += kWgmmaThreads) {
+    const int y = i / box.span_w, x = i % box.span_w;
+    shared.places[i] = static_cast<unsigned>(y) << 24 | static_cast<unsigned>(x) << 16 |
+                       static_cast<unsigned>(box.row_h(h, y) + box.row_w(w, x));
+  }
+  for (int i = threadIdx.x; i < sizes.taps; i += kWgmmaThreads) {
+    const TapPlanes tap(plan, i);
+    const int at = first_tap(plan, 0, tap.plane_d, tap.plane_h, tap.plane_w, 1, 0) + tap.rank;
+    shared.taps[at] =
+        static_cast<unsigned>(d.offset[tap.tap_d]) << 24 |
+        static_cast<unsigned>(
+            (box.row_h(h, h.offset[tap.tap_h]) + box.row_w(w, w.offset[tap.tap_w])) * box.width);
+  }
+  const int padded = sizes.channel_tiles * plan.columns;
+  for (int i = threadIdx.x; i < args.groups * padded; i += kWgmmaThreads) {
+    const int channel = i % padded;
+    shared.bias[i] =
+        args.bias.data != nullptr && channel < args.result_channels
+            ? Convert<float>::from(static_cast<const T*>(
+                  args.bias.data)[(i / padded * args.result_channels + channel) * args.bias.stride])
+            : 0.f;
+  }
+}
+
+}  // namespace convt3d

@@ -1,0 +1,127 @@
+// Index arithmetic of the WGMMA data kernel (wgmma_data.cuh). Host-device, no CUDA headers: the CPU
+// tests check it against the definition.
+//
+// Along each axis, position t and tap k meet where (geometry.h: o = stride * i - padding +
+// dilation * k)
+//
+//   forward     result stride * t + plane     operand t - shift(k),  plane = reach(k) mod stride
+//   grad_input  result t                      operand stride * t + reach(k)
+//
+// with reach(k) = dilation * k - padding and shift(k) = floor(reach(k) / stride). Both are
+//
+//   result  = result_step * t + plane
+//   operand = operand_step * t + origin + offset(k),   0 <= offset(k) < window
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "tile_geometry.h"
+
+namespace convt3d {
+
+constexpr int kMostWindowTaps = 16;
+constexpr int kMostWindowPlanes = 8;
+
+struct WindowAxis {
+  int result_extent, operand_extent;
+  int positions;
+  int planes;  // forward: residues of the result; grad_input: 1
+  int result_step, operand_step;
+  int origin, window;
+  // Taps sorted by plane: plane p has those at plane_begin[p] up to plane_begin[p + 1].
+  int16_t plane_begin[kMostWindowPlanes + 1];
+  int16_t tap[kMostWindowTaps];
+  int16_t offset[kMostWindowTaps];
+
+  CONVT3D_HOST_DEVICE int taps() const { return plane_begin[planes]; }
+  CONVT3D_HOST_DEVICE int taps_of(int plane) const {
+    return plane_begin[plane + 1] - plane_begin[plane];
+  }
+  // Operand coordinates that a tile of positions reads, and steps they make up.
+  CONVT3D_HOST_DEVICE int span(int tile) const { return operand_step * (tile - 1) + window; }
+  CONVT3D_HOST_DEVICE int halo(int tile) const {
+    return (span(tile) + operand_step - 1) / operand_step;
+  }
+};
+
+// A tile of the operand in one plane of depth ("box"): a row is one (h, w) with `width` 16-byte
+// units of channels. Rows are sorted by residue modulo operand_step, so that neighbouring positions
+// read neighbouring rows.
+struct BoxShape {
+  int width;
+  int span_h, span_w;  // operand coordinates covered
+  int halo_h, halo_w;  // of one residue; halo_w is the distance of neighbouring positions along h
+  int area;            // rows of one pair of residues, padded to kBoxAlignment bytes
+  int h_residue_rows;  // rows of one residue along h
+  int rows;
+
+  CONVT3D_HOST_DEVICE int row_h(const WindowAxis& h, int y) const {
+    return y % h.operand_step * h_residue_rows + y / h.operand_step * halo_w;
+  }
+  CONVT3D_HOST_DEVICE int row_w(const WindowAxis& w, int x) const {
+    return x % w.operand_step * area + x / w.operand_step;
+  }
+  // Bytes from the first to the next `width` units of channels.
+  CONVT3D_HOST_DEVICE int bytes() const { return rows * width * 16; }
+  // Place of a unit of a row, in units: 16-byte units are exchanged within 128 bytes (the matrix
+  // units' swizzle of this width), so that eight neighbouring rows fall into different banks.
+  CONVT3D_HOST_DEVICE int unit_at(int row, int unit) const {
+    return row * width + (unit ^ (row * width >> 3 & (width - 1)));
+  }
+};
+
+constexpr int kBoxAlignment = 1024;  // period of the widest swizzle
+
+CONVT3D_HOST_DEVICE inline BoxShape box_shape(const WindowAxis& h, const WindowAxis& w, int tile_h,
+                                              int tile_w, int width) {
+  BoxShape box{};
+  const int rows_aligned = kBoxAlignment / (16 * width);
+  box.width = width;
+  box.span_h = h.span(tile_h);
+  box.span_w = w.span(tile_w);
+  box.halo_h = h.halo(tile_h);
+  box.halo_w = w.halo(tile_w);
+  box.area = (box.halo_h * box.halo_w + rows_aligned - 1) / rows_aligned * rows_aligned;
+  box.h_residue_rows = w.operand_step * box.area;
+  box.rows = h.operand_step * box.h_residue_rows;
+  return box;
+}
+
+// nullopt: more taps or planes than the kernel's tables hold.
+inline std::optional<WindowAxis> window_axis(Pass pass, const Axis& axis) {
+  if (axis.kernel > kMostWindowTaps || axis.stride > kMostWindowPlanes) return std::nullopt;
+  const TileAxis tile = tile_axis(pass, axis);
+  WindowAxis result{};
+  result.result_extent = tile.result_extent;
+  result.operand_extent = tile.operand_extent;
+  result.positions = tile.positions;
+  if (pass == Pass::kForward) {
+    result.planes = result.result_step = tile.stride;
+    result.operand_step = 1;
+    result.origin = -tile.max_shift;
+    result.window = tile.max_shift - tile.min_shift + 1;
+    int at = 0;
+    for (int plane = 0; plane < tile.stride; ++plane) {
+      for (int tap = 0; tap < tile.kernel; ++tap) {
+        if (tile.plane(tap) != plane) continue;
+        result.tap[at] = static_cast<int16_t>(tap);
+        result.offset[at++] = static_cast<int16_t>(tile.max_shift - tile.shift(tap));
+      }
+      result.plane_begin[plane + 1] = static_cast<int16_t>(at);
+    }
+  } else {
+    result.planes = result.result_step = 1;
+    result.operand_step = tile.stride;
+    result.origin = -tile.padding;
+    result.window = tile.dilation * (tile.kernel - 1) + 1;
+    for (int tap = 0; tap < tile.kernel; ++tap) {
+      result.tap[tap] = static_cast<int16_t>(tap);
+      result.offset[tap] = static_cast<int16_t>(tile.dilation * tap);
+    }
+    result.plane_begin[1] = static_cast<int16_t>(tile.kernel);
+  }
+  return result;
+}
+
+}  // namespace convt3d

@@ -1,0 +1,52 @@
+// Plans are searched for once per problem.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+#include <mutex>
+#include <optional>
+
+#include "../geometry.h"
+
+namespace convt3d {
+
+// What a plan depends on: the problem, and a few facts about tensors and device.
+class PlanKey {
+ public:
+  PlanKey(const Problem& problem, std::initializer_list<int64_t> facts) {
+    auto at = values_.begin();
+    for (int64_t value : {problem.batch, problem.in_channels, problem.out_channels, problem.groups})
+      *at++ = value;
+    for (const Axis& axis : problem.axes) {
+      for (int64_t value : {axis.input, axis.output, axis.kernel, axis.stride, axis.padding,
+                            axis.output_padding, axis.dilation})
+        *at++ = value;
+    }
+    for (int64_t value : facts) *at++ = value;
+  }
+  bool operator<(const PlanKey& other) const { return values_ < other.values_; }
+
+ private:
+  std::array<int64_t, 4 + 3 * 7 + 8> values_{};  // at most eight facts
+};
+
+// Thread-safe.
+template <typename Plan>
+class PlanCache {
+ public:
+  template <typename Search>
+  std::optional<Plan> find(const PlanKey& key, Search&& search) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = plans_.find(key);
+    if (found != plans_.end()) return found->second;
+    return plans_[key] = search();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<PlanKey, std::optional<Plan>> plans_;
+};
+
+}  // namespace convt3d

@@ -1,0 +1,278 @@
+#include "plan_wgmma.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/gemm_data.h"
+#include "kernels/wgmma_shapes.h"
+#include "plan_cache.h"
+
+namespace convt3d {
+namespace {
+
+// ---- Cost model, in clocks of one multiprocessor (H200)
+// ------------------------------------------ A 64-row product of N columns and one k-step: the
+// matrix unit, or operands from shared memory.
+double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
+constexpr double kStageClocks = 200;         // least per weight stage: barriers, loops
+constexpr double kColumnTileClocks = 1000;   // pipeline start and drain
+constexpr double kStepClocks = 300;          // per position along d
+constexpr double kItemClocks = 2000;         // first boxes of a work item
+constexpr double kStoreVectorElements = 12;  // channels-last results per clock and warpgroup
+constexpr double kStoreStagedElements = 4;   // contiguous ones
+constexpr double kMemoryBytes = 18;          // of results, per clock
+constexpr double kFillUnitBytes = 20;        // per clock, 16-byte copies
+constexpr double kFillElementBytes = 7;      // per clock, element by element
+constexpr double kWeightBytes = 26;          // per clock from the L2 cache
+
+double clocks_of(const Problem& problem, const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
+                 bool result_channels_last, int multiprocessors) {
+  const WindowAxis& d = plan.axes[0];
+  const double parts = plan.column_parts;
+  const double stages = static_cast<double>(sizes.stages) / parts;
+  const double stage_clocks = std::max(
+      2 * plan.blocks * plan.stage_units / 2. * product_clocks(plan.columns), kStageClocks);
+  const double tiles = std::ceil(sizes.column_tiles / parts);
+  const double products = stages * stage_clocks + tiles * kColumnTileClocks;
+  const double elements = tiles * plan.columns * plan.w_planes * 64. * plan.blocks;
+  const double store =
+      elements / (result_channels_last ? kStoreVectorElements : kStoreStagedElements);
+  const double boxes = sizes.chunks > 1 ? static_cast<double>(d.window) * sizes.chunks * tiles
+                                        : std::min(d.window, d.operand_step);
+  const double box_clocks =
+      sizes.box_bytes / (plan.element_fill ? kFillElementBytes : kFillUnitBytes);
+  const double fill = boxes * box_clocks;
+  const double weights = sizes.resident ? 0 : stages * sizes.stage_bytes / kWeightBytes;
+  const double out =
+      tiles * plan.columns * plan.w_planes * 2. * plan.tile_h * plan.tile_w / kMemoryBytes;
+  // One warpgroup multiplies while the other stores.
+  double step = std::max({products, products / 2 + store, weights, out});
+  const int ahead = sizes.chunks > 1 ? d.window : std::min(d.window, d.operand_step);
+  step = plan.box_slots >= d.window + ahead ? std::max(step, fill) : step + fill;
+  const double item = plan.segment * (step + kStepClocks) + kItemClocks + d.window * box_clocks;
+  const double waves = std::ceil(static_cast<double>(sizes.items) / multiprocessors);
+  return waves * item;
+}
+
+// ---- Candidates
+// ----------------------------------------------------------------------------------
+struct Search {
+  const Problem& problem;
+  Pass pass;
+  bool result_channels_last;
+  const Device& device;
+  WgmmaDataPlan best{};
+  double clocks = std::numeric_limits<double>::infinity();
+
+  WgmmaDataSizes sizes_of(const WgmmaDataPlan& plan) const {
+    return wgmma_data_sizes(problem, pass, result_channels_last, plan);
+  }
+
+  // Divides shared memory between boxes and weights, then compares.
+  void divide_memory(WgmmaDataPlan plan) {
+    const WindowAxis& d = plan.axes[0];
+    plan.segment = d.positions;
+    plan.column_parts = 1;
+    plan.box_slots = plan.weight_slots = 1;
+    WgmmaDataSizes sizes = sizes_of(plan);
+    // Tables pack coordinates into bytes and rows into 16 bits.
+    if (sizes.box.span_h > 256 || sizes.box.span_w > 256 || sizes.box.rows > 65535 ||
+        sizes.runs > 64 || sizes.column_tiles > 256 || sizes.channel_tiles > 256 ||
+        sizes.shared_bytes > device.shared_per_block)
+      return;
+    constexpr int kSlack = 512;  // barriers and alignment
+    const int room =
+        device.shared_per_block - sizes.shared_bytes + sizes.box_bytes + sizes.stage_bytes - kSlack;
+    const int fresh = sizes.chunks > 1 ? d.window : std::min(d.window, d.operand_step);
+    const int most_boxes = d.window + 2 * fresh, least_boxes = d.window + (sizes.chunks == 1);
+    constexpr int kLeastStages = 3, kMostStages = 16;
+    for (int boxes = most_boxes; boxes >= least_boxes; --boxes) {
+      const int left = room - boxes * sizes.box_bytes;
+      if (left < kLeastStages * sizes.stage_bytes) continue;
+      plan.box_slots = boxes;
+      const int stages = left / sizes.stage_bytes;
+      const bool all = problem.groups == 1 && sizes.stages <= stages;
+      if (all) {
+        plan.weight_slots = static_cast<int>(sizes.stages);
+        if (plan.weight_slots + boxes > 220) continue;
+        distribute(plan);
+      }
+      plan.weight_slots = std::min({stages, kMostStages});
+      if (all && plan.weight_slots >= sizes.stages) continue;
+      distribute(plan);
+    }
+  }
+
+  // Splits the work so that the multiprocessors finish together.
+  void distribute(WgmmaDataPlan plan) {
+    const int positions = plan.axes[0].positions;
+    const WgmmaDataSizes whole = sizes_of(plan);
+    for (int parts = 1; parts <= whole.column_tiles && parts <= 16; parts *= 2) {
+      if (parts > 1 && whole.resident) break;
+      plan.column_parts = parts;
+      for (int segments = 1; segments <= positions; segments += (segments + 3) / 4) {
+        plan.segment = (positions + segments - 1) / segments;
+        const WgmmaDataSizes sizes = sizes_of(plan);
+        if (sizes.shared_bytes > device.shared_per_block ||
+            sizes.items > std::numeric_limits<int>::max())
+          continue;
+        const double cost =
+            clocks_of(problem, plan, sizes, result_channels_last, device.multiprocessors);
+        if (cost < clocks) {
+          clocks = cost;
+          best = plan;
+          best.clocks = cost;
+        }
+      }
+    }
+  }
+
+  void tiles(WgmmaDataPlan plan) {
+    const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+    const int rows = 2 * 64 * plan.blocks;
+    plan.flattened = false;
+    for (bool side_by_side : {false, true}) {
+      plan.side_by_side = side_by_side;
+      plan.tile_h = side_by_side ? 8 : 16;
+      plan.tile_w = side_by_side ? 16 * plan.blocks : 8 * plan.blocks;
+      divide_memory(plan);
+    }
+    plan.flattened = true;
+    plan.side_by_side = false;
+    for (int splits = 1; splits <= 4; ++splits) {
+      plan.tile_w = (w.positions + splits - 1) / splits;
+      const int pitch = w.halo(plan.tile_w);
+      if (plan.tile_w > rows) continue;
+      const int most_h = std::min((rows - plan.tile_w) / pitch + 1, h.positions);
+      // Even tiles along h.
+      const int tiles = (h.positions + most_h - 1) / most_h;
+      plan.tile_h = (h.positions + tiles - 1) / tiles;
+      divide_memory(plan);
+    }
+  }
+};
+
+// The best plan for a problem, whatever it costs.
+std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaDataPlan& axes,
+                                         Pass pass, bool channels_last, bool vectors,
+                                         const Device& device) {
+  const bool forward = pass == Pass::kForward;
+  const int64_t operand_channels =
+      forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
+  const int64_t result_channels =
+      forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
+  const int units = static_cast<int>((operand_channels + 7) / 8);
+  WgmmaDataPlan base = axes;
+  base.w_planes = channels_last ? 1 : base.axes[2].planes;
+  Search search{problem, pass, channels_last, device};
+  // As few chunks as fit: the order of the sums must not depend on what the batch makes best.
+  for (int chunks = 1; chunks <= units && !std::isfinite(search.clocks); ++chunks) {
+    const int chunk = (units + chunks - 1) / chunks;
+    // Two, four, six or eight units a stage: the largest that pads least.
+    base.chunk_units = std::numeric_limits<int>::max();
+    for (int stage : {8, 6, 4, 2}) {
+      const int padded = (chunk + stage - 1) / stage * stage;
+      if (padded >= base.chunk_units) continue;
+      base.chunk_units = padded;
+      base.stage_units = stage;
+    }
+    // The copy engine would read the next group's channels where a chunk is not full.
+    base.element_fill =
+        !vectors || (problem.groups > 1 && operand_channels % (8 * base.chunk_units) != 0);
+    const auto consider = [&](const WgmmaShape& shape) {
+      if (shape.w_planes != base.w_planes) return;
+      if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
+      WgmmaDataPlan plan = base;
+      plan.columns = shape.columns;
+      plan.blocks = shape.blocks;
+      search.tiles(plan);
+    };
+    if (channels_last)
+      for (const WgmmaShape& shape : kWgmmaShapesChannelsLast) consider(shape);
+    else
+      for (const WgmmaShape& shape : kWgmmaShapesContiguous) consider(shape);
+  }
+  if (!std::isfinite(search.clocks)) return std::nullopt;
+  return search.best;
+}
+
+// Whether the kernel is faster than the portable one (gemm_data), as measured on an H200.
+bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const WgmmaDataPlan& plan,
+                   const Device& device) {
+  const WgmmaDataSizes sizes = wgmma_data_sizes(problem, pass, channels_last, plan);
+  const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+  // Most rows of a 64-row product would be padding.
+  if (h.positions * w.positions < 64) return false;
+  // Groups that the copy engine cannot tell apart.
+  if (channels_last && plan.element_fill && problem.groups > 1) return false;
+  if (pass == Pass::kForward) {
+    // Planes that only get the bias: gemm_data writes them with less ado.
+    if (sizes.empty_planes) return false;
+    // Every column tile reads every chunk again.
+    if (sizes.chunks > 1 && plan.columns < 64) return false;
+    // Lines off the 16-byte grid, in short runs.
+    return plan.w_planes == 1 || w.result_extent % 8 == 0;
+  }
+  // Tiles of a strided operand are large and their halos overlap: compare with the floor.
+  double products =
+      static_cast<double>(problem.batch) * problem.in_channels * problem.out_channels_per_group();
+  double input = static_cast<double>(problem.batch) * problem.in_channels;
+  double output = static_cast<double>(problem.batch) * problem.out_channels;
+  for (const Axis& axis : problem.axes) {
+    products *= static_cast<double>(axis.input) * axis.kernel;
+    input *= axis.input;
+    output *= axis.output;
+  }
+  constexpr double kProductsPerClock = 2048, kMost = 4;
+  const double floor = std::max(products / kProductsPerClock, 2 * (input + output) / kMemoryBytes) /
+                       device.multiprocessors;
+  return plan.clocks < kMost * floor;
+}
+
+}  // namespace
+
+std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
+                                             const TensorPointer& operand,
+                                             const TensorPointer& result, const Device& device) {
+  if (!device.has_wgmma || (type != DataType::kFloat16 && type != DataType::kBFloat16))
+    return std::nullopt;
+  const bool forward = pass == Pass::kForward;
+  const int64_t operand_channels =
+      forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
+  const int64_t result_channels =
+      forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
+  const bool channels_last = result.stride[1] < result.stride[4];
+  if (!fits_data_kernels(problem)) return std::nullopt;
+  WgmmaDataPlan base{};
+  for (int a = 0; a < 3; ++a) {
+    const std::optional<WindowAxis> axis = window_axis(pass, problem.axes[a]);
+    if (!axis) return std::nullopt;
+    base.axes[a] = *axis;
+  }
+  // Offsets within one plane of depth are 32-bit, the places of boxes in a window 8-bit.
+  constexpr int64_t kMost = std::numeric_limits<int>::max(), kSlack = 512;
+  const auto plane = [&base](const TensorPointer& tensor, int WindowAxis::* extent) {
+    return (base.axes[1].*extent + kSlack) * tensor.stride[3] +
+           (base.axes[2].*extent + kSlack) * tensor.stride[4];
+  };
+  if (plane(operand, &WindowAxis::operand_extent) > kMost ||
+      plane(result, &WindowAxis::result_extent) > kMost || base.axes[0].window > 64)
+    return std::nullopt;
+  const bool vectors = loads_in_vectors(operand, operand_channels, type);
+  static PlanCache<WgmmaDataPlan> cache;
+  const PlanKey key(problem,
+                    {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors});
+  return cache.find(key, [&]() -> std::optional<WgmmaDataPlan> {
+    // Which kernel runs must not depend on the batch: ask for a typical one.
+    Problem typical = problem;
+    typical.batch = 16;
+    const auto typical_plan = search_plan(typical, base, pass, channels_last, vectors, device);
+    if (!typical_plan || !is_worthwhile(typical, pass, channels_last, *typical_plan, device))
+      return std::nullopt;
+    return search_plan(problem, base, pass, channels_last, vectors, device);
+  });
+}
+
+}  // namespace convt3d

@@ -1,0 +1,17 @@
+// Plans for the WGMMA data kernel.
+#pragma once
+
+#include <optional>
+
+#include "kernels/wgmma_data.h"
+#include "plan.h"
+
+namespace convt3d {
+
+// nullopt: the kernel does not take this problem. Which problems it takes, and in which order it
+// sums, does not depend on the batch.
+std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
+                                             const TensorPointer& operand,
+                                             const TensorPointer& result, const Device& device);
+
+}  // namespace convt3d
