@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 
 import distributed_checks
+import distributed_models
 import pytest
 import torch
 from conftest import SEED
 from distributed_run import Check, run
 
-CHECKS = [*distributed_checks.CHECKS]
+CHECKS = [*distributed_checks.CHECKS, *distributed_models.CHECKS]
 LIMIT = 120  # seconds until a group of processes is killed
 _outcomes: dict[tuple[str, int], dict[str, str]] = {}
 

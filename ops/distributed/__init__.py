@@ -13,6 +13,8 @@ if not torch.distributed.is_available():
         "convt3d.distributed needs a PyTorch that was built with torch.distributed", name="convt3d"
     )
 
-from convt3d.distributed import dispatch as dispatch
+from convt3d.distributed import dispatch as dispatch  # registers the rules
+from convt3d.distributed.parallel import ConvTranspose3dParallel
+from convt3d.distributed.spatial import spatial_conv_transpose3d
 
-__all__ = []
+__all__ = ["ConvTranspose3dParallel", "spatial_conv_transpose3d"]

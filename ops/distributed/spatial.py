@@ -57,7 +57,6 @@ def spatial_conv_transpose3d(
             are not those of ``torch.chunk``.
         RuntimeError: as ``conv_transpose3d``.
     """
-    plain = not isinstance(input, DTensor)
     if isinstance(input, DTensor):
         mesh, volume = input.device_mesh, input
     else:
@@ -70,7 +69,7 @@ def spatial_conv_transpose3d(
     result = conv_transpose3d(
         volume, *parameters, stride, padding, output_padding, groups, dilation
     )
-    if not plain:
+    if isinstance(input, DTensor):
         return result
     assert isinstance(result, DTensor)
     return result.redistribute(placements=volume.placements).to_local()
@@ -108,7 +107,7 @@ def from_slab(slab: Tensor, mesh: DeviceMesh, dim: int, size: int | None = None)
             )
     shape = [*slab.shape]
     shape[dim] = size
-    # Strides of a dense whole with the slab's order of dimensions.
+    # Strides of a dense whole in the slab's format; an empty slab has none and counts as contiguous.
     whole = torch.empty(shape, device="meta")
     if slab.dim() == 5 and slab.numel() and slab.is_contiguous(memory_format=torch.channels_last_3d):
         whole = whole.contiguous(memory_format=torch.channels_last_3d)
