@@ -182,7 +182,9 @@ def check_pending_sums(world: World) -> None:
             DTensor.from_local(operand / factor, mesh, [partial], run_check=False)
             for operand in operands
         ]
-        for result, whole in zip(results(shared[:3], shared[3], case.geometry), expected, strict=True):
+        for result, whole in zip(
+            results(shared[:3], shared[3], case.geometry), expected, strict=True
+        ):
             require_equal(result, whole)
 
 

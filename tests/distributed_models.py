@@ -94,7 +94,10 @@ def check_tensor_parallel_training(world: World) -> None:
         convt3d.ConvTranspose3d(2 * world.ranks, 1, 3, padding=1),
     )
     single = single.double().to(world.device)
-    plan = {"0": ConvTranspose3dParallel("out_channels"), "2": ConvTranspose3dParallel("in_channels")}
+    plan = {
+        "0": ConvTranspose3dParallel("out_channels"),
+        "2": ConvTranspose3dParallel("in_channels"),
+    }
     shared = parallelize_module(copy.deepcopy(single), mesh_of(world), plan)
     assert shared[0].weight.to_local().shape[1] == 2
     batches = list(_batches(world))

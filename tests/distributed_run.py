@@ -62,7 +62,9 @@ def _outcome(folder: str, check: Check, ranks: int, died: str) -> str:
     found = []
     for rank in range(ranks):
         file = Path(folder) / f"{check.__name__}.{rank}"
-        text = file.read_text() if file.exists() else f"no result; {died or 'an earlier one failed'}"
+        text = (
+            file.read_text() if file.exists() else f"no result; {died or 'an earlier one failed'}"
+        )
         if text:
             found.append(f"rank {rank}: {text}")
     return "\n".join(found)
@@ -95,4 +97,3 @@ def _work(
         if any(store.get(key) != b"passed" for key in keys):
             break
     # Without destroy_process_group, which would wait for ranks that failed.
-

@@ -82,7 +82,7 @@ class Call:
         axis = self._problem.axes[AXES.index(rule.name)]
         moves, _ = self._ranges(axis, mesh_dim)
         return any(
-            window is not None and not owned[0] <= window.start <= window.end <= owned[1]
+            window is not None and not window.is_within(owned)
             for owned, window in zip(moves, self._windows(axis, mesh_dim), strict=True)
         )
 

@@ -106,7 +106,9 @@ def _register(name: str, rule: Callable[..., DTensor]) -> None:
         kwargs = kwargs or {}
         with torch.no_grad():  # autograd has its own formulas for the call as a whole
             return rule(
-                operator, *args, *(kwargs.get(a.name, getattr(a, "default_value", None)) for a in rest)
+                operator,
+                *args,
+                *(kwargs.get(a.name, getattr(a, "default_value", None)) for a in rest),
             )
 
 

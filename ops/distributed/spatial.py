@@ -109,7 +109,11 @@ def from_slab(slab: Tensor, mesh: DeviceMesh, dim: int, size: int | None = None)
     shape[dim] = size
     # Strides of a dense whole in the slab's format; an empty slab has none and counts as contiguous.
     whole = torch.empty(shape, device="meta")
-    if slab.dim() == 5 and slab.numel() and slab.is_contiguous(memory_format=torch.channels_last_3d):
+    if (
+        slab.dim() == 5
+        and slab.numel()
+        and slab.is_contiguous(memory_format=torch.channels_last_3d)
+    ):
         whole = whole.contiguous(memory_format=torch.channels_last_3d)
     placements: list[Placement] = [Shard(dim)]
     return DTensor.from_local(

@@ -35,6 +35,10 @@ class Window:
         """Positions with the zeros."""
         return self.front + self.end - self.start + self.back
 
+    def is_within(self, owned: Range) -> bool:
+        """Whether it takes no position from beyond `owned`."""
+        return self.start == self.end or owned[0] <= self.start < self.end <= owned[1]
+
     def is_range(self, owned: Range) -> bool:
         """Whether the window is `owned` as it is."""
         return (self.start, self.end) == owned and self.front == self.back == 0
@@ -97,7 +101,7 @@ def grad_output_window(axis: Axis, inputs: Range, owned: Range) -> Window | None
 
     if end <= start:
         # These inputs reach padding only: their gradient is that of as many planes of zeros.
-        return Window(start, start, (last - first - 1) * axis.stride + reach + 1, 0, 0, 0)
+        return Window(0, 0, (last - first - 1) * axis.stride + reach + 1, 0, 0, 0)
     if owned[0] <= start and end <= owned[1]:
         padding, rest = arguments(owned[0], owned[1] - owned[0])
         if padding >= 0 and _is_output_padding(rest, axis):
