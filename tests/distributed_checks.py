@@ -67,16 +67,17 @@ def check_arguments_are_not_mixed_up(world: World) -> None:
     """Calls that differ in one argument, with placements that suit only one of them, in turns."""
     mesh = mesh_of(world)
     size = (2, 2 * world.ranks, 2 * world.ranks, 3, 3)
-    base = make_case("base", size, 2 * world.ranks, 2, s=2)
+    channels = 2 * world.ranks
+    base = make_case("base", size, channels, 2, s=2)
     depth = [DEPTH], [WHOLE], [WHOLE], [DEPTH]
     rows = [CHANNELS], [Shard(0)], [WHOLE], [CHANNELS]
     pairs = (
-        (base, make_case("stride", size, base.out_channels, 2, s=1), depth),
-        (base, make_case("padding", size, base.out_channels, 2, s=2, p=1), depth),
-        (base, make_case("output_padding", size, base.out_channels, 2, s=2, op=1), depth),
-        (base, make_case("dilation", size, base.out_channels, 2, s=2, d=3), depth),
+        (base, make_case("stride", size, channels, 2, s=1), depth),
+        (base, make_case("padding", size, channels, 2, s=2, p=1), depth),
+        (base, make_case("output_padding", size, channels, 2, s=2, op=1), depth),
+        (base, make_case("dilation", size, channels, 2, s=2, d=3), depth),
         # The same weight: with n groups it has n times the output channels.
-        (base, make_case("groups", size, base.out_channels * world.ranks, 2, s=2, g=world.ranks), rows),
+        (base, make_case("groups", size, channels * world.ranks, 2, s=2, g=world.ranks), rows),
     )  # fmt: skip
     for first, second, placements in pairs:
         assert (first.input, first.weight) == (second.input, second.weight)
@@ -209,7 +210,7 @@ def check_refusals(world: World) -> None:
     mesh = mesh_of(world)
     input, weight, *_ = tensors_of(make_case("refused", (2, 2, 4, 4, 4), 2, 2), world.device)
     shared = distribute_tensor(input, mesh, [DEPTH])
-    with pytest.raises(RuntimeError, match="mixed torch.Tensor and DTensor"):
+    with pytest.raises(RuntimeError, match=r"mixed torch\.Tensor and DTensor"):
         torch.ops.convt3d.forward(shared, weight)
     with implicit_replication():
         found = torch.ops.convt3d.forward(shared, weight)

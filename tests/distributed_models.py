@@ -150,12 +150,15 @@ def check_style_refusals(world: World) -> None:
         ConvTranspose3dParallel("columns")
     style = ConvTranspose3dParallel("out_channels")
     for module in (nn.ConvTranspose3d(2, 2, 3), convt3d.LazyConvTranspose3d(2, 3), nn.Linear(2, 2)):
-        with pytest.raises(NotImplementedError, match="supports convt3d.ConvTranspose3d"):
+        with pytest.raises(NotImplementedError, match=r"supports convt3d\.ConvTranspose3d"):
             parallelize_module(module, mesh, style)
     odd = convt3d.ConvTranspose3d(7, 7, 3, groups=7)
     with pytest.raises(NotImplementedError, match="7 groups cannot be shared evenly"):
         parallelize_module(odd, mesh, style)
     assert not isinstance(odd.weight, DTensor)
+    shared = parallelize_module(convt3d.ConvTranspose3d(2, 2, 3).to(world.device), mesh, style)
+    with pytest.raises(ValueError, match="takes batched inputs"):
+        shared(torch.randn(2, 3, 3, 3, device=world.device))
 
 
 def _slab(volume: Tensor, world: World, dim: int = 2) -> Tensor:
@@ -164,7 +167,7 @@ def _slab(volume: Tensor, world: World, dim: int = 2) -> Tensor:
 
 
 def check_slabs_of_plain_tensors(world: World) -> None:
-    """`spatial_conv_transpose3d`: slabs in, slabs out; even, uneven and empty ones, both formats."""
+    """`spatial_conv_transpose3d`: slabs in and out; even, uneven, empty; both formats."""
     mesh = mesh_of(world)
     options = {"stride": 2, "padding": 1, "output_padding": 1}
     weight = torch.randn(3, 4, 5, 3, 3, dtype=torch.float64, device=world.device)
@@ -217,7 +220,7 @@ def check_slab_refusals(world: World) -> None:
     mesh = mesh_of(world)
     weight = torch.randn(2, 2, 3, 3, 3, device=world.device)
     slab = torch.randn(1, 2, 1 + world.rank, 3, 3, device=world.device)
-    with pytest.raises(ValueError, match="expected slabs cut like torch.chunk"):
+    with pytest.raises(ValueError, match=r"expected slabs cut like torch\.chunk"):
         spatial_conv_transpose3d(slab, weight, mesh=mesh)
     with pytest.raises(ValueError, match=f"on rank {world.rank} of {world.ranks}, but got"):
         spatial_conv_transpose3d(slab, weight, mesh=mesh, size=100)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import distributed_checks
 import distributed_models
 import pytest

@@ -161,7 +161,8 @@ def _local(operand: DTensor, wanted: list[Placement]) -> Tensor:
     """This rank's part of `operand`, placed as `wanted`."""
     if list(operand.placements) != wanted:
         # Detached, since torch 2.10 cannot redistribute below autograd what requires a gradient.
-        operand = operand.detach().redistribute(placements=wanted)
+        detached: Any = operand.detach()
+        operand = detached.redistribute(placements=wanted)
     local = operand.to_local()
     return local.trigger_wait() if hasattr(local, "trigger_wait") else local
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from convt3d.distributed.rules import AXES, WEIGHT_IN, WEIGHT_OUT
@@ -50,7 +51,8 @@ class ConvTranspose3dParallel(ParallelStyle):
     ``spatial_conv_transpose3d``.
 
     Raises:
-        ValueError: for an unknown `share`.
+        ValueError: for an unknown `share`; on a call, for an unbatched input or slabs that are not
+            those of ``torch.chunk``.
         NotImplementedError: on ``parallelize_module`` for another module, a lazy one that has seen
             no input, or groups that cannot be shared evenly.
     """
@@ -86,16 +88,12 @@ class ConvTranspose3dParallel(ParallelStyle):
             raise NotImplementedError(
                 f"{module.groups} groups cannot be shared evenly by {device_mesh.size()} ranks"
             )
-        wanted, found = self._layouts(module.groups)
-        return distribute_module(
-            module,
-            device_mesh,
-            self._distribute,
-            lambda _, inputs, mesh: self._place(inputs, mesh, self.input_layouts or wanted, wanted),
-            lambda _, output, mesh: self._give(output, self.output_layouts or found),
-        )
+        wanted, found = self._layouts()
+        place: Any = partial(self._place, self.input_layouts or wanted, wanted)
+        give: Any = partial(self._give, self.output_layouts or found)
+        return distribute_module(module, device_mesh, self._distribute, place, give)
 
-    def _layouts(self, groups: int) -> tuple[Placement, Placement]:
+    def _layouts(self) -> tuple[Placement, Placement]:
         """Of input and output, as the module wants and gives them."""
         if self.share == "batch":
             return Shard(0), Shard(0)
@@ -106,7 +104,7 @@ class ConvTranspose3dParallel(ParallelStyle):
             return Replicate(), Shard(_CHANNELS)
         return Shard(_CHANNELS), Replicate()
 
-    def _distribute(self, _: str, module: nn.Module, mesh: DeviceMesh) -> None:
+    def _distribute(self, _: str, module: Any, mesh: DeviceMesh) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             placement: Placement = Replicate()
             if self.share == "out_channels":
@@ -116,15 +114,22 @@ class ConvTranspose3dParallel(ParallelStyle):
             elif self.share == "in_channels" and (name == "weight" or module.groups > 1):
                 placement = Shard(WEIGHT_IN)
             shared = distribute_tensor(
-                parameter.data, mesh, [placement], src_data_rank=self.src_data_rank
+                parameter.detach(), mesh, [placement], src_data_rank=self.src_data_rank
             )
             module.register_parameter(
                 name, nn.Parameter(shared, requires_grad=parameter.requires_grad)
             )
 
     @staticmethod
-    def _place(inputs: Any, mesh: DeviceMesh, present: Placement, wanted: Placement) -> Any:
+    def _place(
+        present: Placement, wanted: Placement, _: nn.Module, inputs: Any, mesh: DeviceMesh
+    ) -> tuple[Any, ...]:
         input, *rest = inputs
+        if input.dim() != 5:
+            raise ValueError(
+                "ConvTranspose3dParallel takes batched inputs of five dimensions, but got one of "
+                f"size {list(input.shape)}"
+            )
         if not isinstance(input, DTensor):
             if isinstance(present, Shard):
                 input = from_slab(input, mesh, present.dim % input.dim())
@@ -132,6 +137,8 @@ class ConvTranspose3dParallel(ParallelStyle):
                 input = DTensor.from_local(input, mesh, [present], run_check=False)
         return (input.redistribute(placements=[wanted]), *rest)
 
-    def _give(self, output: DTensor, placement: Placement) -> Tensor:
+    def _give(
+        self, placement: Placement, _: nn.Module, output: DTensor, mesh: DeviceMesh
+    ) -> Tensor:
         output = output.redistribute(placements=[placement])
         return output.to_local() if self.use_local_output else output

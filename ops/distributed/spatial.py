@@ -107,7 +107,7 @@ def from_slab(slab: Tensor, mesh: DeviceMesh, dim: int, size: int | None = None)
             )
     shape = [*slab.shape]
     shape[dim] = size
-    # Strides of a dense whole in the slab's format; an empty slab has none and counts as contiguous.
+    # Strides of a dense whole in the slab's format; an empty slab counts as contiguous.
     whole = torch.empty(shape, device="meta")
     if (
         slab.dim() == 5
@@ -122,7 +122,7 @@ def from_slab(slab: Tensor, mesh: DeviceMesh, dim: int, size: int | None = None)
 
 
 def replicated(parameter: Tensor | None, mesh: DeviceMesh) -> Tensor | None:
-    """`parameter` as a DTensor that every rank holds whole; its gradient is summed over the ranks."""
+    """`parameter` as a DTensor that every rank holds whole; its gradient is summed over them."""
     if parameter is None or isinstance(parameter, DTensor):
         return parameter
     return DTensor.from_local(parameter, mesh, [Replicate()] * mesh.ndim, run_check=False)

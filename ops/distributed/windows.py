@@ -1,11 +1,11 @@
 """What one shard needs along a sharded axis, and the smaller problem that it then solves.
 
-Input position i, tap k and output position o meet where ``o = stride * i - padding + dilation * k``.
-A shard owns a range of the result. The positions of the operand that reach that range are its
-window; they may belong to several other shards. Moved to the window's origin the same equation
-holds with another padding, and what is left over at the end is output padding. Where that padding
-would be negative or the rest too large for output padding, the window is widened by planes of
-zeros, which stand for positions that do not exist or do not reach the range.
+Input i, tap k and output o meet where ``o = stride * i - padding + dilation * k``. A shard owns a
+range of the result. The positions of the operand that reach that range are its window; they may
+belong to several other shards. Moved to the window's origin the same equation holds with another
+padding, and what is left over at the end is output padding. Where that padding would be negative or
+the rest too large for output padding, the window is widened by planes of zeros, which stand for
+positions that do not exist or do not reach the range.
 
 Nothing here communicates or knows of torch.distributed.
 """
