@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import os
 import tempfile
 import time
 import traceback
@@ -95,5 +96,5 @@ def _work(
         keys = [f"{name}.{other}" for other in range(ranks)]
         store.wait(keys, 2 * timeout)
         if any(store.get(key) != b"passed" for key in keys):
-            break
-    # Without destroy_process_group, which would wait for ranks that failed.
+            os._exit(1)  # an orderly end would wait for ranks that failed
+    dist.destroy_process_group()
