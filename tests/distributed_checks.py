@@ -157,7 +157,7 @@ def check_halos_repeat_bitwise_and_equal_one_device(world: World) -> None:
     )
     assert torch.equal(first, second)
     expected = torch.ops.convt3d.forward(input, weight, bias, *case.geometry)
-    torch.testing.assert_close(first, expected, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(first, expected, rtol=1e-5, atol=1e-4)
 
 
 def check_uneven_channels(world: World) -> None:

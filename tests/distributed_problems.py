@@ -24,7 +24,7 @@ def mesh_of(world: World, *shape: int) -> DeviceMesh:
 
 def random_case(rng: random.Random) -> Case:
     """Small and of any geometry: a shard may need planes of all others, of none, or be empty."""
-    groups = rng.choice([1, 1, 2, 4])
+    groups = rng.choice([1, 1, 2, 3, 4])
     kernel, stride = ([rng.randint(1, 4) for _ in range(3)] for _ in range(2))
     dilation = [rng.randint(1, 3) for _ in range(3)]
     rest = [rng.randint(0, max(s, d) - 1) for s, d in zip(stride, dilation, strict=True)]

@@ -88,7 +88,7 @@ def _work(
         torch.manual_seed(seed)
         try:
             getattr(importlib.import_module(module), name)(World(device, ranks, rank, seed))
-        except Exception:
+        except BaseException:  # pytest's failures are no Exceptions
             text = traceback.format_exc()
         (Path(folder) / f"{name}.{rank}").write_text(text)
         # Through the store: after a failure the ranks may be at different collectives.

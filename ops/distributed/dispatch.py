@@ -86,7 +86,7 @@ def _as_dtensors(operator: Any, tensors: Sequence[Tensor]) -> list[DTensor]:
     found = []
     for tensor in tensors:
         if not isinstance(tensor, DTensor):
-            if not DTensor._op_dispatcher._allow_implicit_replication:
+            if not _replicates_implicitly():
                 raise RuntimeError(
                     f"{operator}: got mixed torch.Tensor and DTensor, need to convert all "
                     "torch.Tensor to DTensor before calling distributed operators"
@@ -95,6 +95,12 @@ def _as_dtensors(operator: Any, tensors: Sequence[Tensor]) -> list[DTensor]:
             tensor = DTensor.from_local(tensor, meshes[0], whole, run_check=False)
         found.append(tensor)
     return found
+
+
+def _replicates_implicitly() -> bool:
+    # The one trace that the context manager `implicit_replication` leaves.
+    dispatcher = getattr(DTensor, "_op_dispatcher", None)
+    return getattr(dispatcher, "_allow_implicit_replication", False)
 
 
 def _register(name: str, rule: Callable[..., DTensor]) -> None:

@@ -35,29 +35,22 @@ def fetch(
     """
     rank = dist.get_rank(group)
     mine = windows[rank]
-    ranks = range(len(owned))
-    exchange = [
-        (_common(owned[sender], windows[receiver]), sender, receiver)
-        for sender in ranks
-        for receiver in ranks
-        if sender != receiver
-    ]
-    exchange = [(planes, a, b) for planes, a, b in exchange if planes[0] < planes[1]]
-    if exchange:
+    pairs = zip(windows, owned, strict=True)
+    if any(window is not None and not window.is_within(own) for window, own in pairs):
         _connect(local, group)
     operations, received = [], []
-    for planes, sender, receiver in exchange:
-        if rank == sender:
-            part = local.narrow(dim, planes[0] - owned[rank][0], planes[1] - planes[0])
-            operations.append(
-                dist.P2POp(dist.isend, _bytes(part), group=group, group_peer=receiver)
-            )
-        elif rank == receiver:
-            size = [*local.shape]
-            size[dim] = planes[1] - planes[0]
-            part = local.new_empty(size)
-            received.append((planes, part))
-            operations.append(dist.P2POp(dist.irecv, _bytes(part), group=group, group_peer=sender))
+    for peer in range(len(owned)):
+        if peer == rank:
+            continue
+        first, last = _common(owned[rank], windows[peer])
+        if first < last:
+            part = local.narrow(dim, first - owned[rank][0], last - first)
+            operations.append(dist.P2POp(dist.isend, _bytes(part), group=group, group_peer=peer))
+        first, last = _common(owned[peer], mine)
+        if first < last:
+            part = local.new_empty([*local.shape[:dim], last - first, *local.shape[dim + 1 :]])
+            received.append((first, part))
+            operations.append(dist.P2POp(dist.irecv, _bytes(part), group=group, group_peer=peer))
     # An operand without elements has planes, but there is nothing to send.
     operations = [operation for operation in operations if operation.tensor.numel()]
     pending = dist.batch_isend_irecv(operations) if operations else []
@@ -67,10 +60,9 @@ def fetch(
         window = _assemble(local, dim, owned[rank], mine)
     for work in pending:
         work.wait()
-    for planes, part in received:
+    for first, part in received:
         assert mine is not None
-        at = mine.front + planes[0] - mine.start
-        window.narrow(dim, at, planes[1] - planes[0]).copy_(part)
+        window.narrow(dim, mine.front + first - mine.start, part.shape[dim]).copy_(part)
     return window
 
 
