@@ -87,9 +87,8 @@ class Call:
         )
 
     def _rank(self, mesh_dim: int) -> int:
-        coordinate = self._mesh.get_coordinate()
-        assert coordinate is not None
-        return coordinate[mesh_dim]
+        # Not the coordinate: on a mesh of ranks out of order, DTensor's collectives go by this one.
+        return self._mesh.get_local_rank(mesh_dim)
 
     def takes_part(self) -> bool:
         """Whether this rank is on the mesh."""
