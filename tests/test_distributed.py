@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import distributed_checks
 import distributed_models
 import pytest
@@ -10,7 +14,7 @@ from conftest import SEED
 from distributed_run import Check, run
 
 CHECKS = [*distributed_checks.CHECKS, *distributed_models.CHECKS]
-LIMIT = 120  # seconds until a group of processes is killed
+LIMIT = 150  # seconds until a group of processes is killed
 _outcomes: dict[tuple[str, int], dict[str, str]] = {}
 
 
@@ -26,6 +30,20 @@ def outcome(check: Check, backend: str, ranks: int) -> str:
 def test_gloo(ranks: int, check: Check) -> None:
     failure = outcome(check, "gloo", ranks)
     assert not failure, failure
+
+
+def test_scaling_is_measured_on_any_machine() -> None:
+    options = "--device cpu --ranks 2 --volume 3 4 4 --dtype float32 --calls 1 --repeats 1"
+    command = [sys.executable, "-m", "convt3d.distributed.scaling", *options.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT)
+    report = json.loads(done.stdout)
+    assert report["ranks"] == 2 and report["strong"]["volume"] == [3, 4, 4]
+    assert report["weak"]["volume"] == [6, 4, 4]
+    for kind, share in (("strong", 2), ("weak", 1)):
+        for name, seconds in report[kind]["seconds"].items():
+            efficiency = report["one rank"]["seconds"][name] / seconds / share
+            assert report[kind]["efficiency"][name] == pytest.approx(efficiency, abs=1e-3)
+        assert len(report[kind]["peak_memory_bytes"]) == 2
 
 
 @pytest.mark.gpu
