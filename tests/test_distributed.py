@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import distributed_checks
 import distributed_models
@@ -32,11 +33,12 @@ def test_gloo(ranks: int, check: Check) -> None:
     assert not failure, failure
 
 
-def test_scaling_is_measured_on_any_machine() -> None:
+def test_scaling_is_measured_on_any_machine(tmp_path: Path) -> None:
     options = "--device cpu --ranks 2 --volume 3 4 4 --dtype float32 --calls 1 --repeats 1"
     command = [sys.executable, "-m", "convt3d.distributed.scaling", *options.split()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT)
-    report = json.loads(done.stdout)
+    result = tmp_path / "scaling.json"
+    subprocess.run([*command, "--output", str(result)], check=True, timeout=LIMIT)
+    report = json.loads(result.read_text())
     assert report["ranks"] == 2 and report["strong"]["volume"] == [3, 4, 4]
     assert report["weak"]["volume"] == [6, 4, 4]
     for kind, share in (("strong", 2), ("weak", 1)):

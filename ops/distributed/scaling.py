@@ -2,7 +2,7 @@
 
 Also under ``torchrun --nproc-per-node=4 -m convt3d.distributed.scaling``. One layer is timed three
 times: a volume on one rank alone, the same volume cut into slabs (strong scaling), and a volume of
-that depth for each rank (weak scaling). Prints one JSON object:
+that depth for each rank (weak scaling). Gives one JSON object:
 
 - ``seconds``: median of the slowest rank's time per call, forward and forward + backward
 - ``efficiency``: time on one rank / (ranks * time) for strong, time on one rank / time for weak
@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import convt3d
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--format", choices=["contiguous", "channels_last_3d"], default="contiguous")
     add("--calls", type=int, default=10, help="calls per timing")
     add("--repeats", type=int, default=5, help="timings, of which the median counts")
+    add("--output", type=Path, help="file for the JSON (default: standard output)")
     options = parser.parse_args(argv)
     if options.device is None:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -93,7 +95,11 @@ def _work(
     try:
         result = _measure(options, init_device_mesh(device, (options.ranks,)))
         if rank == 0:
-            print(json.dumps(result, indent=2))
+            text = json.dumps(result, indent=2)
+            if options.output is None:
+                print(text)
+            else:
+                options.output.write_text(text + "\n")
     finally:
         dist.destroy_process_group()
 
