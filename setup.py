@@ -74,7 +74,13 @@ def version() -> str:
 
 setup(
     version=version(),
-    packages=["convt3d", "convt3d.bench", "convt3d.demo", "convt3d.meta"],
+    packages=[
+        "convt3d",
+        "convt3d.bench",
+        "convt3d.demo",
+        "convt3d.distributed",
+        "convt3d.meta",
+    ],
     package_dir={"convt3d": "ops", "convt3d.meta": "meta"},
     # Makes the wheel a platform wheel; CMakeLists.txt has the sources.
     ext_modules=[Extension("convt3d.lib", sources=[])],

@@ -12,4 +12,6 @@ from convt3d.functional import conv_transpose3d
 from convt3d.modules import ConvTranspose3d, LazyConvTranspose3d
 from convt3d.version import __version__
 
+from convt3d import _dtensor as _dtensor  # isort: skip  # last: it may import convt3d.distributed
+
 __all__ = ["ConvTranspose3d", "LazyConvTranspose3d", "__version__", "conv_transpose3d"]
