@@ -17,6 +17,10 @@ NAMES = (
     "wide_channels",
     "long_rows",
     "unbatched",
+    "hopper_stride1",
+    "hopper_stride2",
+    "hopper_kernel_is_stride",
+    "hopper_chunks",
 )
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LAYOUTS = ("contiguous", "channels_last_3d", "sliced")

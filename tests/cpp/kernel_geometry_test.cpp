@@ -1,0 +1,154 @@
+// The index algebra of the tensor-core kernels (tile_geometry.h, wgmma_geometry.h) against the
+// definition, exhaustively over small axes.
+//
+// Tap k of input i belongs to output o where o = stride * i - padding + dilation * k. Each header
+// lists the triples (result, operand, tap) that its kernel multiplies; inside the tensors they must
+// be those of the definition, each once. Exits with 1 and the first few differences, or prints how
+// many axes agreed.
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <set>
+#include <vector>
+
+#include "../../csrc/cuda/kernels/tile_geometry.h"
+#include "../../csrc/cuda/kernels/wgmma_geometry.h"
+
+using convt3d::Axis;
+using convt3d::Pass;
+
+namespace {
+
+using Triple = std::array<int, 3>;  // result, operand, tap
+
+int failures = 0;
+
+void fail(const Axis& a, Pass pass, const char* what) {
+  if (++failures > 10) return;
+  std::printf("%s, %s: input %d kernel %d stride %d padding %d output %d dilation %d\n", what,
+              pass == Pass::kForward ? "forward" : "grad_input", static_cast<int>(a.input),
+              static_cast<int>(a.kernel), static_cast<int>(a.stride), static_cast<int>(a.padding),
+              static_cast<int>(a.output), static_cast<int>(a.dilation));
+}
+
+std::vector<Triple> wanted_triples(const Axis& a, Pass pass) {
+  std::vector<Triple> wanted;
+  for (int input = 0; input < a.input; ++input)
+    for (int tap = 0; tap < a.kernel; ++tap) {
+      const int output = static_cast<int>(a.stride * input - a.padding + a.dilation * tap);
+      if (output < 0 || output >= a.output) continue;
+      if (pass == Pass::kForward)
+        wanted.push_back({output, input, tap});
+      else
+        wanted.push_back({input, output, tap});
+    }
+  std::sort(wanted.begin(), wanted.end());
+  return wanted;
+}
+
+void compare(const Axis& a, Pass pass, std::vector<Triple> found, const char* what) {
+  const int results = static_cast<int>(pass == Pass::kForward ? a.output : a.input);
+  const int operands = static_cast<int>(pass == Pass::kForward ? a.input : a.output);
+  std::erase_if(found, [&](const Triple& t) {
+    return t[0] < 0 || t[0] >= results || t[1] < 0 || t[1] >= operands;
+  });
+  std::sort(found.begin(), found.end());
+  if (found != wanted_triples(a, pass)) fail(a, pass, what);
+}
+
+// tile_geometry.h: every tile, block of planes, entry and plane, through the rows of the tile.
+void check_tiles(const Axis& a, Pass pass, int tile, int plane_block) {
+  convt3d::TileAxis axis = convt3d::tile_axis(pass, a);
+  axis.tile = tile;
+  axis.plane_block = std::min(plane_block, axis.planes);
+  std::vector<Triple> found;
+  std::set<int> results;
+  for (int t0 = 0; t0 < axis.tiles() * tile; t0 += tile) {
+    for (int first = 0; first < axis.planes; first += axis.plane_block) {
+      const int result_planes = pass == Pass::kForward ? axis.plane_block : 1;
+      for (int t = 0; t < tile && t0 + t < axis.positions; ++t)
+        for (int p = 0; p < result_planes; ++p) {
+          const int result =
+              result_coordinate(axis, t0 + t, pass == Pass::kForward ? first + p : 0);
+          results.insert(result);
+          for (int e = 0; e < entry_count(axis, first); ++e) {
+            const convt3d::Entry entry = entry_at(axis, first, e);
+            const int tap = tap_of_entry(axis, entry, first + p);
+            if (tap < 0) continue;
+            if (entry.row + t >= axis.operand_rows()) fail(a, pass, "row outside the tile");
+            found.push_back({result, operand_coordinate(axis, t0, first, entry.row + t), tap});
+          }
+        }
+    }
+  }
+  compare(a, pass, found, "tile_geometry.h");
+  for (int r = 0; r < axis.result_extent; ++r)
+    if (!results.count(r)) fail(a, pass, "tile_geometry.h leaves a result out");
+}
+
+// wgmma_geometry.h: windows of boxes along the axis, and rows of a box whose two axes are both
+// this.
+void check_windows(const Axis& a, Pass pass, int tile, int width) {
+  const auto window = convt3d::window_axis(pass, a);
+  if (!window) return fail(a, pass, "refused");
+  const convt3d::WindowAxis& axis = *window;
+  const convt3d::BoxShape box = convt3d::box_shape(axis, axis, tile, tile, width);
+  // Every coordinate of the box has its own row.
+  std::set<int> rows;
+  for (int y = 0; y < box.span_h; ++y)
+    for (int x = 0; x < box.span_w; ++x) {
+      const int row = box.row_h(axis, y) + box.row_w(axis, x);
+      if (row >= box.rows || !rows.insert(row).second) fail(a, pass, "rows of a box collide");
+    }
+  std::set<int> units;
+  for (int unit = 0; unit < width; ++unit)
+    for (int row = 0; row < 16; ++row)
+      if (!units.insert(box.unit_at(row, unit)).second) fail(a, pass, "units collide");
+
+  std::vector<Triple> found;
+  for (int t0 = 0; t0 < axis.positions; t0 += tile)
+    for (int t = 0; t < tile && t0 + t < axis.positions; ++t)
+      for (int plane = 0; plane < axis.planes; ++plane)
+        for (int i = axis.plane_begin[plane]; i < axis.plane_begin[plane + 1]; ++i) {
+          const int offset = axis.offset[i];
+          if (offset < 0 || offset >= axis.window) fail(a, pass, "offset outside the window");
+          // What position t of the tile reads is t rows (or lines) from what position 0 reads.
+          const int at = axis.operand_step * t + offset;
+          if (box.row_h(axis, at) != box.row_h(axis, offset) + t * box.halo_w ||
+              box.row_w(axis, at) != box.row_w(axis, offset) + t)
+            fail(a, pass, "neighbouring positions do not read neighbouring rows");
+          found.push_back({axis.result_step * (t0 + t) + plane,
+                           axis.operand_step * t0 + axis.origin + at, axis.tap[i]});
+        }
+  compare(a, pass, found, "wgmma_geometry.h");
+}
+
+}  // namespace
+
+int main() {
+  int count = 0;
+  for (int64_t stride = 1; stride <= 4; ++stride)
+    for (int64_t dilation = 1; dilation <= 3; ++dilation)
+      for (int64_t kernel = 1; kernel <= 5; ++kernel)
+        for (int64_t padding = 0; padding <= 4; ++padding)
+          for (int64_t input = 1; input <= 5; ++input)
+            for (int64_t extra = 0; extra < std::max(stride, dilation); ++extra) {
+              const int64_t output =
+                  (input - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1;
+              if (output < 1) continue;
+              const Axis axis{input, output, kernel, stride, padding, extra, dilation};
+              for (Pass pass : {Pass::kForward, Pass::kGradInput}) {
+                for (int tile : {1, 3, 4})
+                  for (int planes : {1, 2, 4}) check_tiles(axis, pass, tile, planes);
+                for (int tile : {1, 3, 8})
+                  for (int width : {2, 4, 8}) check_windows(axis, pass, tile, width);
+              }
+              ++count;
+            }
+  if (failures) {
+    std::printf("%d differences\n", failures);
+    return 1;
+  }
+  std::printf("%d axes agree\n", count);
+  return 0;
+}
