@@ -205,6 +205,9 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
   // Most rows of a 64-row product would be padding.
   if (h.positions * w.positions < 64) return false;
+  // Boxes of which only two fit: filling and multiplying take turns.
+  constexpr int kMostBoxBytes = 80 * 1024;
+  if (sizes.box_bytes > kMostBoxBytes) return false;
   // Groups that the copy engine cannot tell apart.
   if (channels_last && plan.element_fill && problem.groups > 1) return false;
   if (pass == Pass::kForward) {
@@ -225,7 +228,7 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
     input *= axis.input;
     output *= axis.output;
   }
-  constexpr double kProductsPerClock = 2048, kMost = 4;
+  constexpr double kProductsPerClock = 2048, kMost = 3.5;
   const double floor = std::max(products / kProductsPerClock, 2 * (input + output) / kMemoryBytes) /
                        device.multiprocessors;
   return plan.clocks < kMost * floor;

@@ -67,7 +67,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.run_pitch =
       plan.w_planes * (plan.flattened ? std::min(plan.tile_w, group_rows) : 8 * plan.blocks);
   sizes.run_pitch += sizes.run_pitch % 2;
-  sizes.channel_pitch = staging_pitch(sizes.runs * sizes.run_pitch + 4, plan.w_planes);
+  sizes.channel_pitch = staging_pitch(sizes.runs * sizes.run_pitch + 2, plan.w_planes);
   const int64_t staging_bytes =
       result_channels_last ? 0 : int64_t{2} * 2 * kStagedChannels * sizes.channel_pitch * 2;
   int64_t at = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes;

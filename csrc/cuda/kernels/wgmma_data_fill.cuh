@@ -100,7 +100,7 @@ __device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args
     char* const columns = box + unit / shape.width * shape.bytes();
     const int first_unit = unit % shape.width;
     const unsigned short* const first = plane + unit * kWgmmaUnitElements * stride_c;
-#pragma unroll 2
+#pragma unroll 1
     for (int at = thread; at < places; at += kFillThreads) {
       const unsigned place = shared.places[at];
       const int y = from.y + static_cast<int>(place >> 24);

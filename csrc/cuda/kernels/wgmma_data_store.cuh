@@ -112,6 +112,7 @@ __device__ __forceinline__ void store_contiguous(
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        if (slots[block][half] < 0) continue;
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           unsigned short* const target =

@@ -127,7 +127,7 @@ struct ColumnPlace {  // a column tile
 };
 struct RowPosition {
   int hw;    // h << 16 | w within the tile; -1: no position
-  int slot;  // in its warpgroup's staging buffer, elements
+  int slot;  // in its warpgroup's staging buffer, elements; -1: no position
 };
 struct Run {  // neighbouring positions along w of one warpgroup
   short h, w, length;
@@ -216,11 +216,9 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
       row_h = run + (plan.side_by_side ? 0 : 8 * warpgroup);
       row_w = in_run + (plan.side_by_side ? 8 * plan.blocks * warpgroup : 0);
     }
-    // What lies beside the tile is staged where nobody looks.
     const bool inside = row_h < plan.tile_h && row_w < plan.tile_w;
-    shared.rows[i] = {
-        inside ? row_h << 16 | row_w : -1,
-        inside ? run * sizes.run_pitch + in_run * plan.w_planes : sizes.runs * sizes.run_pitch};
+    shared.rows[i] = {inside ? row_h << 16 | row_w : -1,
+                      inside ? run * sizes.run_pitch + in_run * plan.w_planes : -1};
   }
   for (int i = threadIdx.x; i < 2 * sizes.runs; i += kWgmmaThreads) {
     const int warpgroup = i / sizes.runs, run = i % sizes.runs;

@@ -1,5 +1,6 @@
-// The instances of the WGMMA data kernel. kColumns x kPlanes x kBlocks / 2 sums per thread, at most
-// 128; more columns and blocks per product of shared-memory reads, fewer where tiles are small.
+// The instances of the WGMMA data kernel. columns x w_planes x blocks / 2 sums per thread, at most
+// 128: larger products share their operands better, smaller ones fit where memory is short. Results
+// that leave through shared memory need more registers: there four blocks of 128 sums would spill.
 #pragma once
 
 #include "wgmma_data.h"
@@ -16,9 +17,9 @@ constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
 
 // Stride 2 and 4 along w keep all their residues in a tile: lines of the result stay whole.
 constexpr WgmmaShape kWgmmaShapesContiguous[] = {
-    {16, 1, 2}, {16, 1, 4}, {32, 1, 1}, {32, 1, 2},  {32, 1, 4},  {48, 1, 1}, {48, 1, 2},
-    {64, 1, 1}, {64, 1, 2}, {64, 1, 4}, {128, 1, 1}, {128, 1, 2}, {16, 2, 2}, {16, 2, 4},
-    {32, 2, 1}, {32, 2, 2}, {32, 2, 4}, {64, 2, 1},  {64, 2, 2},  {16, 4, 1}, {16, 4, 2}};
+    {16, 1, 2}, {16, 1, 4}, {32, 1, 1},  {32, 1, 2},  {32, 1, 4}, {48, 1, 1}, {48, 1, 2},
+    {64, 1, 1}, {64, 1, 2}, {128, 1, 1}, {128, 1, 2}, {16, 2, 2}, {16, 2, 4}, {32, 2, 1},
+    {32, 2, 2}, {64, 2, 1}, {64, 2, 2},  {16, 4, 1},  {16, 4, 2}};
 
 constexpr bool matches(const WgmmaShape& shape, const WgmmaDataPlan& plan) {
   return shape.columns == plan.columns && shape.w_planes == plan.w_planes &&
