@@ -76,6 +76,22 @@ def test_one_wrong_element_of_ours_is_found_anywhere(monkeypatch):
         job.check(result)
 
 
+def test_one_wrong_element_of_our_weight_gradient_is_found(monkeypatch):
+    """The sample holds a few taps; float32 is compared with float64 at all of them."""
+    case = parse_shape("2,4,5,6,7 -> 6 k4 s2 p1")
+    problem = Problem(case, "fp32", "contiguous", CPU)
+    right = peers.operator("aten", "grad_weight", problem)
+    monkeypatch.setattr(peers, "operator", lambda *_: right)
+    job = peers.build("convt3d", "grad_weight", problem)
+    result = job.call(*job.rotation[0])
+    assert job.check(result) < 4e-6
+    tap = (1, 1, 2)
+    assert tap not in check.sampled_taps(case)
+    result[3, 5, 1, 1, 2] *= 1.001
+    with pytest.raises(check.WrongResult, match=r"against float64: 1 of \d+ elements"):
+        job.check(result)
+
+
 def test_a_wrong_implementation_has_no_time(monkeypatch):
     aten = peers.operator
 

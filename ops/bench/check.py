@@ -6,7 +6,9 @@ Two comparisons, neither of which uses this package's kernels:
    from the definition by gathering operands and multiplying in float64. A gradient of the weight
    is computed whole for a few taps.
 2. *Whole, against PyTorch.* This package's rows are also compared element by element with
-   PyTorch's own operator on the same operands, so that one wrong element anywhere is found.
+   PyTorch's own operator on the same operands, so that one wrong element anywhere is found. A
+   float32 gradient of the weight is compared with float64 instead, whole: its sums are millions of
+   products long, and cuDNN's own errors there exceed what is allowed to ours.
 
 An element may differ by `2 * eps_out * |reference| + slack * rms`, with the root mean square of the
 reference where it is not zero, and the relative Frobenius error of the sample must stay below
@@ -42,8 +44,9 @@ class Limit:
 
 # cuDNN's own relative Frobenius errors are 2.1e-4 (fp16), 1.7e-3 (bf16), 2.9e-4 (tf32) and 2e-7
 # (fp32; weight gradient up to 3e-6). Ours has to stay within these limits; other implementations,
-# whose algorithms are not ours to promise (Winograd, FFT), get `OTHERS_FACTOR` times as much.
-OTHERS_FACTOR = 4.0
+# whose algorithms are not ours to promise (Winograd, FFT, sums in another order), get `OTHERS_FACTOR`
+# times as much: cuDNN's heuristic float32 weight gradient was seen at 1.8e-5.
+OTHERS_FACTOR = 16.0
 LIMITS = {
     "fp16": Limit(2**-11, 2e-3, 7e-4),
     "bf16": Limit(2**-8, 1e-2, 5e-3),
@@ -218,6 +221,13 @@ def sampled_grad_weight(case: Case, grad: Tensor, x: Tensor, tap: Triple) -> Ten
         product = torch.bmm(left, right.transpose(1, 2))
         total += product.view(-1, *total.shape).sum(0)
     return total.reshape(case.weight[:2])
+
+
+def whole_grad_weight(case: Case, grad: Tensor, x: Tensor) -> Tensor:
+    """grad_weight at every tap, float64, (Cin, Cout/groups, kD, kH, kW)."""
+    taps = itertools.product(*(range(size) for size in case.kernel))
+    found = [sampled_grad_weight(case, grad, x, (d, h, w)) for d, h, w in taps]
+    return torch.stack(found, dim=-1).reshape(case.weight)
 
 
 def check_sampled(
