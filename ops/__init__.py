@@ -8,8 +8,19 @@
 from convt3d import _library as _library  # loads the operators that the next two extend
 from convt3d import autograd as autograd  # registers derivatives
 from convt3d import meta as meta  # registers fake functions
+from convt3d.convert import Report, convert, revert
 from convt3d.functional import conv_transpose3d
 from convt3d.modules import ConvTranspose3d, LazyConvTranspose3d
+from convt3d.override import override
 from convt3d.version import __version__
 
-__all__ = ["ConvTranspose3d", "LazyConvTranspose3d", "__version__", "conv_transpose3d"]
+__all__ = [
+    "ConvTranspose3d",
+    "LazyConvTranspose3d",
+    "Report",
+    "__version__",
+    "conv_transpose3d",
+    "convert",
+    "override",
+    "revert",
+]
