@@ -21,8 +21,9 @@ class override(TorchFunctionMode):  # noqa: N801 - read as the statement `with c
     that convt3d has no kernels for, stay with PyTorch.
 
     It holds for the current thread, may be nested, and ends with the block, also by an exception.
-    Not seen are calls made from C++: those of TorchScript and of graphs that were compiled before
-    outside the block and are called through a handle of their own.
+    Backward passes use what the forward pass used, wherever they run; with activation
+    checkpointing, which repeats the forward pass, keep them inside the block. Not seen are calls
+    made from C++: TorchScript and AOTInductor packages.
     """
 
     def __torch_function__(
