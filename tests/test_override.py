@@ -109,6 +109,8 @@ def test_other_convolutions_stay() -> None:
 
 def test_tensors_without_kernels_stay() -> None:
     x, w, _ = operands()
+    with convt3d.override():
+        assert F.conv_transpose3d(x.to_mkldnn(), w).is_mkldnn
     # PyTorch words its refusal of sparse weights itself.
     with pytest.raises(RuntimeError) as theirs:
         F.conv_transpose3d(x, w.to_sparse())
