@@ -9,6 +9,7 @@ from convt3d import _library as _library  # loads the operators that the next tw
 from convt3d import autograd as autograd  # registers derivatives
 from convt3d import meta as meta  # registers fake functions
 from convt3d.convert import Report, convert, revert
+from convt3d.export import decompositions, onnx_translation_table
 from convt3d.functional import conv_transpose3d
 from convt3d.modules import ConvTranspose3d, LazyConvTranspose3d
 from convt3d.override import override
@@ -21,6 +22,8 @@ __all__ = [
     "__version__",
     "conv_transpose3d",
     "convert",
+    "decompositions",
+    "onnx_translation_table",
     "override",
     "revert",
 ]
