@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-class override(TorchFunctionMode):  # noqa: N801 - read as the statement `with convt3d.override():`
+class override(TorchFunctionMode):
     """In ``with convt3d.override():``, 3-D transposed convolutions run on convt3d.
 
     Covers ``F.conv_transpose3d``, ``torch.convolution(..., transposed=True)``,

@@ -97,7 +97,9 @@ def test_decomposed_to_one_convolution(device: str, with_pytorchs: bool) -> None
         torch.testing.assert_close(program.module()(x), module(x))
 
 
-RUN_WITHOUT = RUN.replace("import convt3d\n", "") + "assert not hasattr(torch.ops.convt3d, 'forward')"
+RUN_WITHOUT = (
+    RUN.replace("import convt3d\n", "") + "assert not hasattr(torch.ops.convt3d, 'forward')"
+)
 
 
 def test_decomposed_runs_where_convt3d_is_not(device: str, tmp_path: Path) -> None:

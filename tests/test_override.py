@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import convt3d
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that users give it
+import torch.nn.functional as F
 from recorder import OURS, THEIRS, convolutions
 from torch import Tensor, nn
 
