@@ -72,7 +72,8 @@ def _convolution(
     groups: int,
     **kwargs: Any,
 ) -> Tensor:
-    # Unlike conv_transpose3d, this function has no unbatched form. `kwargs` can hold `out`.
+    # This function serves 1-D and 2-D too, by the input's size, and has no unbatched form.
+    # `kwargs` can hold `out`.
     if transposed and input.dim() == 5 and not kwargs and _is_ours(input, weight):
         return conv_transpose3d(
             input, weight, bias, stride, padding, output_padding, groups, dilation
@@ -83,4 +84,4 @@ def _convolution(
 
 
 def _is_ours(input: Tensor, weight: Tensor) -> bool:
-    return weight.dim() == 5 and why_not(input) is None and why_not(weight) is None
+    return why_not(input) is None and why_not(weight) is None

@@ -36,16 +36,16 @@ class Doubled(nn.ConvTranspose3d):
         return 2 * super().forward(input, output_size)
 
 
-def volume() -> Tensor:
-    return torch.randn(2, 4, 3, 4, 5)
+def volume(device: str = "cpu") -> Tensor:
+    return torch.randn(2, 4, 3, 4, 5, device=device)
 
 
 def layer() -> nn.ConvTranspose3d:
     return nn.ConvTranspose3d(4, 6, 3, stride=2, padding=1)
 
 
-def test_every_transposed_convolution_is_swapped_in_place() -> None:
-    model, x = Network(), volume()
+def test_every_transposed_convolution_is_swapped_in_place(device: str) -> None:
+    model, x = Network().to(device), volume(device)
     before = model(x)
     objects = dict(model.named_modules()), dict(model.named_parameters())
     converted, report = convt3d.convert(model)
@@ -271,6 +271,21 @@ def test_left_with_the_reason(name: str) -> None:
     assert report.left == {"left": reason}
     assert type(model.left) is kind
     assert str(report) == f"swapped 1, left 1\n  swapped swapped\n  left left: {reason}"
+
+
+def test_a_distributed_weight_is_no_obstacle() -> None:
+    """Other wrapped weights are, see above."""
+    from torch.distributed.tensor import DeviceMesh, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        model, mesh = layer(), DeviceMesh("cpu", range(2))
+        for name, parameter in list(model.named_parameters()):
+            setattr(model, name, nn.Parameter(distribute_tensor(parameter.detach(), mesh)))
+        assert convt3d.convert(model)[1].swapped == [""]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_device_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

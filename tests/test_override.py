@@ -24,12 +24,13 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def operands() -> tuple[Tensor, Tensor, Tensor]:
-    return torch.randn(2, 4, 3, 4, 5), torch.randn(4, 3, 3, 2, 3), torch.randn(6)
+def operands(device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    x, w, b = torch.randn(2, 4, 3, 4, 5), torch.randn(4, 3, 3, 2, 3), torch.randn(6)
+    return x.to(device), w.to(device), b.to(device)
 
 
-def sixfold(name: str, *, batched: bool = True) -> Callable[..., Tensor]:
-    """The convolution by another name: always of the same input, weight, bias and geometry."""
+def named(name: str) -> Callable[..., Tensor]:
+    """The convolution by one of its names, with one geometry, of input, weight and bias."""
     calls: dict[str, Callable[..., Tensor]] = {
         "functional": lambda x, w, b: F.conv_transpose3d(x, w, b, *TRANSPOSED),
         "keywords": lambda x, w, b: F.conv_transpose3d(
@@ -59,8 +60,8 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_name_is_routed(name: str) -> None:
-    call, tensors = sixfold(name), operands()
+def test_every_name_is_routed(name: str, device: str) -> None:
+    call, tensors = named(name), operands(device)
     theirs = call(*tensors)
     assert convolutions(call, *tensors) == [THEIRS]
     with convt3d.override():
@@ -72,7 +73,7 @@ def test_every_name_is_routed(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients(name: str) -> None:
     gradients = []
-    call, tensors = sixfold(name), [t.requires_grad_() for t in operands()]
+    call, tensors = named(name), [t.requires_grad_() for t in operands()]
     gradients.append(torch.autograd.grad(call(*tensors).square().mean(), tensors))
     with convt3d.override():
         output = call(*tensors)
@@ -119,12 +120,13 @@ def test_tensors_without_kernels_stay() -> None:
     assert str(ours.value) == str(theirs.value)
 
 
-def test_out_variant_stays() -> None:
+@pytest.mark.parametrize("function", [aten.convolution, aten.convolution.out], ids=str)
+def test_out_variant_stays(function: Callable[..., Tensor]) -> None:
     x, w, b = operands()
     out = torch.empty(0)
     with convt3d.override():
-        aten.convolution.out(x, w, b, *CONVOLUTION, out=out)
-    torch.testing.assert_close(out, torch.convolution(x, w, b, *CONVOLUTION))
+        function(x, w, b, *CONVOLUTION, out=out)
+    assert torch.equal(out, torch.convolution(x, w, b, *CONVOLUTION))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_errors_are_pytorchs(change: Callable[[Tensor, Tensor], Tensor]) -> None
 
 
 def test_nested_and_ended_by_an_exception() -> None:
-    call, tensors = sixfold("functional"), operands()
+    call, tensors = named("functional"), operands()
     mode = convt3d.override()
     with mode:
         with convt3d.override(), mode:
@@ -165,7 +167,7 @@ def test_nested_and_ended_by_an_exception() -> None:
 
 
 def test_holds_for_the_current_thread_only() -> None:
-    call, tensors, seen = sixfold("functional"), operands(), []
+    call, tensors, seen = named("functional"), operands(), []
     with convt3d.override():
         thread = threading.Thread(target=lambda: seen.append(convolutions(call, *tensors)))
         thread.start()
@@ -215,8 +217,9 @@ def test_block_inside_compiled_code() -> None:
     assert sum("conv_transpose3d" in target for target in backend.targets[0]) == 1
 
 
-def test_compiled_by_inductor() -> None:
-    module, x = nn.ConvTranspose3d(4, 6, 3, 2), operands()[0].requires_grad_()
+def test_compiled_by_inductor(device: str) -> None:
+    module = nn.ConvTranspose3d(4, 6, 3, 2).to(device)
+    x = operands(device)[0].requires_grad_()
     theirs = torch.autograd.grad(module(x).square().mean(), [x, *module.parameters()])
     with convt3d.override():
         compiled = torch.compile(module, fullgraph=True)
