@@ -2,7 +2,8 @@
 
 ``torch.ops.convt3d.forward`` is the operator; ``convt3d.conv_transpose3d``,
 ``convt3d.ConvTranspose3d`` and ``convt3d.LazyConvTranspose3d`` stand in for their
-``torch.nn`` twins.
+``torch.nn`` twins. ``convert``, ``revert`` and ``override`` move existing models and code;
+``decompositions`` and ``onnx_translation_table`` serve targets without these libraries.
 """
 
 from convt3d import _library as _library  # loads the operators that the next two extend
