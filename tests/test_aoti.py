@@ -44,6 +44,7 @@ RUN = """
 import sys
 import convt3d
 import torch
+import torch._inductor.codecache  # which loading a package needs, and torch 2.10 forgets
 package, inputs, outputs = sys.argv[1:]
 model = torch._inductor.aoti_load_package(package)
 torch.save([model(x) for x in torch.load(inputs)], outputs)
