@@ -41,9 +41,10 @@ $(VENV)/.built: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
-# `.extras-test,demo` is "installed in place, with these extras".
+# `.extras-test,demo` is "installed in place, with these extras". torch is named again: what an extra
+# requires must not replace it.
 $(VENV)/.extras-%: $(VENV)/.torch pyproject.toml setup.py ops/version.py | $(VENV)/.built
-	$(PIP) --no-build-isolation --editable '.[$*]'
+	$(PIP) --no-build-isolation --editable '.[$*]' '$(TORCH)'
 	@touch '$@'
 
 # Format, lint and types need no build, only the tools of the extra `dev`.
@@ -57,7 +58,7 @@ build: $(VENV)/.built
 demo: $(VENV)/.extras-demo
 	$(BIN)/python -m convt3d demo $(ARGS)
 
-test: $(VENV)/.extras-test,demo,bench
+test: $(VENV)/.extras-test,test-models,export,demo,bench
 	$(BIN)/python -m pytest $(ARGS) tests
 
 # For a machine that has torch and the test tools and can install nothing: a wheel in dist/ is
