@@ -44,8 +44,8 @@ class Limit:
 
 # cuDNN's own relative Frobenius errors are 2.1e-4 (fp16), 1.7e-3 (bf16), 2.9e-4 (tf32) and 2e-7
 # (fp32; weight gradient up to 3e-6). Ours has to stay within these limits; other implementations,
-# whose algorithms are not ours to promise (Winograd, FFT, sums in another order), get `OTHERS_FACTOR`
-# times as much: cuDNN's heuristic float32 weight gradient was seen at 1.8e-5.
+# whose algorithms are not ours to promise (Winograd, FFT, sums in another order), get
+# `OTHERS_FACTOR` times as much: cuDNN's heuristic float32 weight gradient was seen at 1.8e-5.
 OTHERS_FACTOR = 16.0
 LIMITS = {
     "fp16": Limit(2**-11, 2e-3, 7e-4),
