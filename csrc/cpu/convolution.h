@@ -25,11 +25,21 @@ Tensor direct_grad_weight(const Problem& problem, const Tensor& grad_output, con
 
 // ---- Packed: in pieces, over channels-last copies ----------------------------------------------
 
-// Any geometry with two input planes or more; activations with any strides, weights contiguous.
-void packed_forward(const Problem& problem, const Activation<float>& input, const float* weight,
+// Products in the sum of one element of forward, of grad_input.
+int64_t products_per_output(const Problem& problem);
+int64_t products_per_input(const Problem& problem);
+
+// oneDNN's channels-last kernels add thousands of products to one register, one after the other,
+// and the relative error of float32 then exceeds 1e-6. Packed sums longer than this are split over
+// blocks of channels, one convolution each, whose results are added.
+bool is_long(int64_t products);
+
+// Any geometry with two input planes or more; activations with any strides, `weight` dense in
+// either memory format, `grad_weight` contiguous.
+void packed_forward(const Problem& problem, const Activation<float>& input, const Tensor& weight,
                     const float* bias, const Activation<float>& output);
 void packed_grad_input(const Problem& problem, const Activation<float>& grad_output,
-                       const float* weight, const Activation<float>& grad_input);
+                       const Tensor& weight, const Activation<float>& grad_input);
 void packed_grad_weight(const Problem& problem, const Activation<float>& grad_output,
                         const Activation<float>& input, float* grad_weight);
 

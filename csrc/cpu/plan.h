@@ -24,7 +24,11 @@ Method plan(Pass pass, const Problem& problem, bool channels_last, bool dense) {
   if (!std::is_same_v<T, float>) return Method::kGemm;
 
   const auto& axes = problem.axes;
-  const bool direct = dense && convolves_directly(problem);
+  // One call on whole channels-last tensors would not split long sums (plain ones it does).
+  const bool precise =
+      !channels_last || pass == Pass::kGradWeight ||
+      !is_long(pass == Pass::kForward ? products_per_output(problem) : products_per_input(problem));
+  const bool direct = dense && precise && convolves_directly(problem);
   const int64_t bytes = static_cast<int64_t>(sizeof(float)) * problem.out_channels *
                         axes[0].output * axes[1].output * axes[2].output;
 

@@ -23,7 +23,8 @@ Tensor real_forward(const Problem& problem, const Tensor& input, const Tensor& w
           direct_forward(problem, input, dense_in_some_format(weight), bias, channels_last),
           channels_last);
 
-  const Tensor w = dense(weight, false, scalar_type<T>());
+  const Tensor w = method == Method::kGemm ? dense(weight, false, scalar_type<T>())
+                                           : dense_in_some_format(weight);
   const Tensor output = empty(size, channels_last, scalar_type<T>());
   prefer_large_pages(output);
   const Activation<T> y = activation_of<T>(output);
@@ -34,7 +35,7 @@ Tensor real_forward(const Problem& problem, const Tensor& input, const Tensor& w
         aligned(dense(input, channels_last && taps_are_disjoint(reduced), scalar_type<T>()));
     gemm_forward(reduced, activation_of<T>(x), data<T>(aligned(w)), bias, lattice.of(y));
   } else if constexpr (std::is_same_v<T, float>) {
-    packed_forward(reduced, activation_of<T>(input), data<T>(w), bias, lattice.of(y));
+    packed_forward(reduced, activation_of<T>(input), w, bias, lattice.of(y));
   }
   return output;
 }
@@ -53,7 +54,8 @@ Tensor real_grad_input(const Problem& problem, const Tensor& grad_output, const 
       return in_format(direct_grad_input(problem, grad_output, dense_in_some_format(weight)),
                        channels_last);
 
-  const Tensor w = dense(weight, false, scalar_type<T>());
+  const Tensor w = method == Method::kGemm ? dense(weight, false, scalar_type<T>())
+                                           : dense_in_some_format(weight);
   const Activation<T> gy = lattice.of(activation_of<T>(grad_output));
   const bool computed_channels_last =
       channels_last && (method != Method::kGemm || taps_are_disjoint(reduced));
@@ -62,7 +64,7 @@ Tensor real_grad_input(const Problem& problem, const Tensor& grad_output, const 
   if (method == Method::kGemm) {
     gemm_grad_input(reduced, gy, data<T>(aligned(w)), activation_of<T>(result));
   } else if constexpr (std::is_same_v<T, float>) {
-    packed_grad_input(reduced, gy, data<T>(w), activation_of<T>(result));
+    packed_grad_input(reduced, gy, w, activation_of<T>(result));
   }
   return in_format(result, channels_last);
 }
