@@ -38,9 +38,14 @@ def _below_autograd(operator: Any, keyset: Any, *arguments: Any) -> Tensor:
         return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
 
+def _may_have_tangents() -> bool:
+    # Whether a tensor has one cannot be asked for cheaply. A compiled `torch.func.jvp` enters its
+    # dual level past the count that `forward_ad` keeps.
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def _needs_derivative(*tensors: Tensor | None) -> bool:
-    # A tensor's tangent cannot be asked for cheaply, but there is none outside of a dual level.
-    return forward_ad._current_level >= 0 or (
+    return _may_have_tangents() or (
         torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
     )
 
@@ -67,7 +72,7 @@ def _save(ctx: Any, first: Tensor, second: Tensor, geometry: tuple[Any, ...]) ->
         first if ctx.needs_input_grad[2] else None,
         second if ctx.needs_input_grad[1] else None,
     )
-    if forward_ad._current_level >= 0:
+    if _may_have_tangents():
         ctx.save_for_forward(first, second)
     ctx.geometry = geometry
     ctx.channels_last = suggests_channels_last_3d(first) or suggests_channels_last_3d(second)
@@ -99,10 +104,20 @@ def _weight_gradient(ctx: Any, grad_output: Tensor, input: Tensor) -> Tensor:
     return _clone(grad, True) if grad_output.dim() == 4 and ctx.channels_last else grad
 
 
-def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first + second
+def _tangent(
+    operator: Any, ctx: Any, first: Tensor | None, second: Tensor | None, *added: Any
+) -> Tensor:
+    """The tangent of a bilinear ``operator`` from those of its operands, one of them at least."""
+    # A Function's jvp runs with forward mode off, which outer levels need; turned on again, the
+    # saved operands must come without their tangents of this level.
+    with forward_ad._set_fwd_grad_enabled(True):
+        x, y = (forward_ad.unpack_dual(t, level=0).primal for t in ctx.saved_tensors)
+        if first is None:
+            return operator(x, second, *added, *ctx.geometry)
+        by_first = operator(first, y, *added, *ctx.geometry)
+        if second is None:
+            return by_first
+        return by_first + operator(x, second, *(None for _ in added), *ctx.geometry)
 
 
 class _Forward(torch.autograd.Function):
@@ -122,13 +137,9 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, input: Any, weight: Any, bias: Any, *rest: Any) -> Tensor:  # type: ignore[override]
-        x, w = ctx.saved_tensors
         if input is None and weight is None:
             return bias.view(-1, 1, 1, 1).expand(ctx.size)
-        by_input = None if input is None else _forward(input, w, bias, *ctx.geometry)
-        added = bias if input is None else None
-        by_weight = None if weight is None else _forward(x, weight, added, *ctx.geometry)
-        return _sum(by_input, by_weight)
+        return _tangent(_forward, ctx, input, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -142,14 +153,6 @@ class _Forward(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             by_bias = grad.sum([dim for dim in range(grad.dim()) if dim != grad.dim() - 4])
         return None, by_input, by_weight, by_bias, None, None, None, None, None
-
-
-def _tangent(operator: Any, ctx: Any, first: Any, second: Any) -> Tensor:
-    """The tangent of a bilinear ``operator`` from those of its operands."""
-    x, y = ctx.saved_tensors
-    by_first = None if first is None else operator(first, y, *ctx.geometry)
-    by_second = None if second is None else operator(x, second, *ctx.geometry)
-    return _sum(by_first, by_second)
 
 
 class _GradInput(torch.autograd.Function):
