@@ -176,7 +176,6 @@ def test_gradcheck(device: str, case: Case, dtype: torch.dtype, operator: str) -
     assert gradcheck(
         function, tensors, fast_mode=dtype.is_complex, check_batched_forward_grad=True, **options
     )
-    # Batched gradients of a fast-mode check are not a thing PyTorch has.
     assert gradgradcheck(function, tensors, fast_mode=True, check_fwd_over_rev=True)
 
 
@@ -257,7 +256,8 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+# `linearize` PyTorch does not trace, whatever the operator.
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "linearize"])
 def test_compiled_transforms(device: str, name: str, _fresh_compiler: None) -> None:
     case = CASES[0]
     ours, _ = pair(case)
