@@ -6,11 +6,14 @@
 ``decompositions`` and ``onnx_translation_table`` serve targets without these libraries.
 """
 
-from convt3d import _library as _library  # loads the operators that the next two extend
+from convt3d import _library as _library  # loads the operators that the next ones extend
+from convt3d import autocast as autocast  # registers the casts
 from convt3d import autograd as autograd  # registers derivatives
+from convt3d import flops as flops  # registers FLOP formulas
 from convt3d import meta as meta  # registers fake functions
 from convt3d.convert import Report, convert, revert
 from convt3d.export import decompositions, onnx_translation_table
+from convt3d import transforms as transforms  # registers batching rules
 from convt3d.functional import conv_transpose3d
 from convt3d.modules import ConvTranspose3d, LazyConvTranspose3d
 from convt3d.override import override

@@ -1,0 +1,32 @@
+"""Every Python example of the documentation runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+EXAMPLES = [
+    pytest.param(block, id=f"{page.stem}-{i}")
+    for page in sorted(DOCS.glob("*.md"))
+    for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S))
+]
+
+
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_example_runs(block: str, tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+
+
+def test_examples_are_short() -> None:
+    page = (DOCS / "pytorch.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) >= 3
+    assert all(len(block.splitlines()) <= 15 for block in blocks)
