@@ -11,9 +11,9 @@ from convt3d import autocast as autocast  # registers the casts
 from convt3d import autograd as autograd  # registers derivatives
 from convt3d import flops as flops  # registers FLOP formulas
 from convt3d import meta as meta  # registers fake functions
+from convt3d import transforms as transforms  # registers batching rules
 from convt3d.convert import Report, convert, revert
 from convt3d.export import decompositions, onnx_translation_table
-from convt3d import transforms as transforms  # registers batching rules
 from convt3d.functional import conv_transpose3d
 from convt3d.modules import ConvTranspose3d, LazyConvTranspose3d
 from convt3d.override import override

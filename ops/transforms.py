@@ -61,8 +61,9 @@ def _first(tensor: Tensor, axis: int | None) -> Tensor:
 
 
 def _map_forward(info: Any, in_dims: tuple[Any, ...], input: Tensor, weight: Tensor, *rest: Any):
-    bias, stride, padding, output_padding, groups, dilation = (*rest, *_DEFAULTS[len(rest) :])
-    geometry = (stride, padding, output_padding, groups, dilation)
+    given: list[Any] = [*rest, *_DEFAULTS[len(rest) :]]
+    bias, geometry = given[0], given[1:]
+    stride, padding, output_padding, groups, dilation = geometry
     of_input, of_weight, of_bias = (*in_dims, None)[:3]
     # A bad call is refused in terms of one sample, not of the problem it would be folded into.
     check_tensors("input", input, weight=weight, bias=bias)
@@ -89,7 +90,7 @@ def _map_forward(info: Any, in_dims: tuple[Any, ...], input: Tensor, weight: Ten
     if of_input is None:
         added = None if added is None else _fold(added, 0, groups)
         return _unfold(_forward(x, _fold(w, 1), added, *geometry), mapped, channels, groups), 0
-    geometry = (stride, padding, output_padding, mapped * groups, dilation)
+    geometry = [stride, padding, output_padding, mapped * groups, dilation]
     added = None if added is None else added.flatten()
     y = _forward(_fold(x, channels), _fold(w, 0), added, *geometry)
     return _unfold(y, mapped, channels), 0

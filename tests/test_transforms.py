@@ -70,6 +70,10 @@ def curved(function: Function) -> Function:
     return lambda *operands: function(*operands).tanh().sum()
 
 
+def stacked(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> list[Tensor]:
+    return [torch.stack(pair) for pair in zip(first, second, strict=True)]
+
+
 TRANSFORMS: dict[str, Callable[[Function, tuple[Tensor, ...], tuple[Tensor, ...]], Any]] = {
     "grad": lambda f, x, t: grad(curved(f), (0, 1, 2))(*x),
     "vjp": lambda f, x, t: vjp(f, *x)[1](torch.ones_like(f(*x)) * 0.5),
@@ -82,12 +86,14 @@ TRANSFORMS: dict[str, Callable[[Function, tuple[Tensor, ...], tuple[Tensor, ...]
     "jvp_of_grad": lambda f, x, t: jvp(grad(curved(f), (0, 1)), x, t),
     "grad_of_jvp": lambda f, x, t: grad(lambda *y: jvp(curved(f), y, t)[1], (0, 1))(*x),
     "jvp_of_jvp": lambda f, x, t: jvp(lambda *y: jvp(curved(f), y, t)[1], x, t),
-    "vmap_of_grad": lambda f, x, t: vmap(grad(curved(f), (0, 1)))(*map(torch.stack, zip(x, t))),
+    "vmap_of_grad": lambda f, x, t: vmap(grad(curved(f), (0, 1)))(*stacked(x, t)),
     "grad_of_vmap": lambda f, x, t: grad(lambda *y: vmap(curved(f))(*y).sum(), (0, 1, 2))(
-        *map(torch.stack, zip(x, t))
+        *stacked(x, t)
     ),
     "jvp_of_vmap": lambda f, x, t: jvp(
-        vmap(f), tuple(map(torch.stack, zip(x, t))), tuple(map(torch.stack, zip(t, x)))
+        vmap(f),
+        tuple(stacked(x, t)),
+        tuple(stacked(t, x)),
     ),
 }
 
