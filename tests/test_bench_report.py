@@ -201,3 +201,10 @@ def test_figures_need_the_markers(tmp_path, capsys):
     arguments = ["figures", str(STORED), "-o", str(tmp_path), "--readme", str(readme)]
     assert cli.main(arguments) == 2
     assert "bench:begin" in capsys.readouterr().err
+
+
+def test_where_the_time_went(stored):
+    assert "Where the run's time went" not in report.markdown(stored)
+    for row in stored["rows"][:2]:
+        row |= {"impl": "convt3d", "took_s": [1.0, 0.5, 0.25]}
+    assert "| convt3d | 2.0 s | 1.0 s | 0.5 s |" in report.markdown(stored)

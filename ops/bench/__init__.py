@@ -6,7 +6,8 @@ Find your way by file:
 - `floor`        operations, bytes and the least time a device could need
 - `problem`      the tensors of one case, in rotation past the last-level cache
 - `peers`        what is timed: this package and what stands next to it
-- `check`        the float64 reference that every timed row must pass
+- `reference`    values of the definition in float64
+- `check`        what every timed row must pass: float64 samples, and every element of ours
 - `timing`       CUDA events, CUDA graphs, wall clock
 - `worker`       the process that times one implementation
 - `runner`       starts the workers, asks them cell by cell, survives their death

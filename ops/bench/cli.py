@@ -19,12 +19,13 @@ from pathlib import Path
 
 from . import cases as case_list
 from . import compare as comparison
-from . import display, plots, report, results, runner
+from . import display, peers, plots, report, results, runner
 from .floor import DTYPES
 from .problem import BASIC_PASSES, LAYOUTS, PASSES
 
 _RESULTS = Path("benchmarks/results")
 _QUICK_BUDGET_MS = 20.0
+_QUICK_LIMIT_S = 50.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,21 +65,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layouts", type=_choices(LAYOUTS), help=f"of {', '.join(LAYOUTS)}")
     parser.add_argument(
         "--passes",
-        type=_choices(PASSES),
-        help=f"of {', '.join(PASSES)} (default: the first three; step is the module's training "
-        "step, step_compiled the same under torch.compile, which costs seconds a cell)",
+        type=_choices(PASSES, all=PASSES),
+        help=f"of {', '.join(PASSES)}, or all (default: the first three; step is the module's "
+        "training step, step_compiled the same under torch.compile, which costs seconds a cell)",
     )
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), help="default: cuda where there is one"
     )
-    parser.add_argument("--budget", type=float, metavar="MS", help="time for a row's repeats (100)")
+    parser.add_argument(
+        "--alternatives",
+        type=_choices(peers.ALTERNATIVES, all=peers.ALTERNATIVES, none=()),
+        default=peers.QUICK_ALTERNATIVES,
+        help=f"of {', '.join(peers.ALTERNATIVES)}, or all or none (default: the first two; "
+        "compiled costs seconds a cell)",
+    )
+    parser.add_argument(
+        "--alternative-dtypes",
+        type=_choices(DTYPES, all=DTYPES),
+        metavar="DTYPES",
+        help="dtypes in which the alternatives run, or all (default: one, bf16 if it is measured)",
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="MS", help="most time for a row's repeats (100)"
+    )
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="most for a row")
     parser.add_argument(
         "--time-limit",
         type=float,
-        default=float("inf"),
         metavar="S",
-        help="stop after the cell that reaches it; go on later with --resume",
+        help="stop before the first row that would start later; go on with --resume "
+        f"(default: none; {_QUICK_LIMIT_S:g} with --quick)",
     )
     parser.add_argument("--quick", action="store_true", help="few cases, done in a minute")
     parser.add_argument("--no-cold-start", action="store_true", help="leave out the cold start")
@@ -94,13 +110,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--commit", help="what to note as the commit where there is no checkout")
 
 
-def _choices(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+def _choices(known: Sequence[str], **words: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of comma-separated names of `known`, or one of `words` for several."""
+
     def parse(text: str) -> tuple[str, ...]:
-        words = tuple(filter(None, text.split(",")))
-        for word in words:
-            if word not in known:
-                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(known)}")
-        return words
+        if text in words:
+            return words[text]
+        names = tuple(filter(None, text.split(",")))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return names
 
     return parse
 
@@ -119,21 +139,20 @@ def _run(options: argparse.Namespace) -> int:
         result = results.load(path)
     else:
         result = runner.empty_result(settings, started)
-    held = result["environment"].get("device")
 
     with runner.Run(settings, result, path) as run:
         print(f"{len(run.pending)} cells on {device}; result in {path}", flush=True)
-        run.probe()
-        if held not in (None, result["environment"]["device"]):
-            raise results.ResultError(f"{path} was measured on {held}; choose another --output")
+        if run.pending:
+            run.probe()
         if options.commit:
             result["environment"]["commit"] = options.commit
-        if not options.no_cold_start and not result["cold_start"]:
-            count = 1 if options.quick else 2
-            result["cold_start"] = environment.measure_cold_start(torch.device(device), count)
         with display.choose(len(run.pending)) as view:
             measured = runner.run_all(run, view.show)
-    if measured < len(run.pending):
+        complete = measured == len(run.pending)
+        if complete and not options.no_cold_start and not result["cold_start"]:
+            count = 1 if options.quick else 2
+            result["cold_start"] = environment.measure_cold_start(torch.device(device), count)
+    if not complete:
         print(f"stopped after {measured} of {len(run.pending)} cells; --resume measures the rest")
     return _finish(result, path, options.figures, old)
 
@@ -150,6 +169,13 @@ def _settings(options: argparse.Namespace, device: str) -> runner.Settings:
         dtypes = options.dtypes or ("fp32",)
         if "tf32" in dtypes:
             raise ValueError("tf32 is a GPU's float32 mode; on a CPU use fp32")
+    if options.alternative_dtypes is None:
+        alternative_dtypes = ("bf16",) if "bf16" in dtypes else dtypes[:1]
+    else:
+        alternative_dtypes = options.alternative_dtypes
+    limit = options.time_limit
+    if limit is None:
+        limit = _QUICK_LIMIT_S if options.quick else float("inf")
     return runner.Settings(
         cases=tuple(chosen),
         dtypes=dtypes,
@@ -158,7 +184,9 @@ def _settings(options: argparse.Namespace, device: str) -> runner.Settings:
         device=device,
         budget_ms=options.budget or (_QUICK_BUDGET_MS if options.quick else 100.0),
         timeout_s=options.timeout,
-        time_limit_s=options.time_limit,
+        time_limit_s=limit,
+        alternatives=options.alternatives,
+        alternative_dtypes=alternative_dtypes,
     )
 
 
@@ -169,6 +197,7 @@ def _default_path(device: str) -> Path:
 
 def _finish(result: dict, path: Path, figures: Path | None, old: dict | None) -> int:
     """Write the report (and pictures), print the summary, compare."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".md").write_text(report.markdown(result), encoding="utf-8")
     print(report.summary_table(result))
     broken = [row for row in results.failures(result) if row["impl"] == report.OURS]

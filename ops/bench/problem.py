@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .cases import Case
+from .check import References
 from .floor import tensor_bytes
 
 LAYOUTS = ("contiguous", "channels_last_3d")
@@ -56,7 +57,16 @@ class Problem:
     (N, Cout, D', H', W'). All three are in the layout asked for. They are made when first used.
     """
 
-    def __init__(self, case: Case, dtype: str, layout: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        case: Case,
+        dtype: str,
+        layout: str,
+        device: torch.device,
+        references: References | None = None,
+    ) -> None:
+        """`references` of the same case and dtype, if there are any from another layout."""
+        self.references = references or References()
         self.case = case
         self.dtype = dtype
         self.layout = layout

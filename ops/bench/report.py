@@ -69,6 +69,7 @@ def markdown(result: dict) -> str:
         _alternatives(result),
         _memory(result),
         _cold_start(result),
+        _spent(result),
         _everything(result),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -205,6 +206,19 @@ def _cold_start(result: dict) -> str:
         for name in found
     ]
     return f"## Cold start\n\nA fresh process, to a first small result.\n\n{_table(head, rows)}"
+
+
+def _spent(result: dict) -> str:
+    totals: dict[str, list[float]] = {}
+    for row in result["rows"]:
+        if "took_s" in row:
+            parts = totals.setdefault(row["impl"], [0.0] * len(row["took_s"]))
+            totals[row["impl"]] = [a + b for a, b in zip(parts, row["took_s"], strict=True)]
+    if not totals:
+        return ""
+    rows = [(impl, *(f"{part:.1f} s" for part in parts)) for impl, parts in totals.items()]
+    head = ("by", "operands and first call", "check", "timing")
+    return f"## Where the run's time went\n\n{_table(head, rows)}"
 
 
 def _everything(result: dict) -> str:

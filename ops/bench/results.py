@@ -13,8 +13,9 @@
 A row holds those five names, `status` ("ok", "wrong", "error", "timeout", "crash"), and with
 "ok": `median_ms`, `spread_ms` (interquartile range), `repeats`, `calls` per repeat, `method`
 ("graph", "events", "wall"), `peak_mb` beyond the output, `error` (relative, against float64),
-`clocks_mhz` before and after, `floor_ms` and `bound` ("math" or "memory"), and `first_median_ms`
-where the row was surprising and measured again. Otherwise `message` says what happened, and there
+`clocks_mhz` before and after, `took_s` (seconds for operands and first call, for the check, for
+timing), `floor_ms`, `floor_ratio` and `bound` ("math" or "memory"), and `first_median_ms` where
+the row was surprising and measured again. Otherwise `message` says what happened, and there
 is no time.
 """
 

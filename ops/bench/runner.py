@@ -20,13 +20,19 @@ from typing import IO
 
 from . import peers, results
 from .cases import Case
-from .floor import Floor, floor
+from .floor import DTYPES, Floor, floor
 
 SURPRISING = 10.0
 _SAVE_EVERY_S = 2.0
+# A row under way at the time limit may finish within this.
+_GRACE_S = 10.0
 
 
-class WorkerLost(Exception):
+class OutOfTime(Exception):
+    """The run's time limit is reached."""
+
+
+class WorkerLost(RuntimeError):
     """A worker died ("crash") or did not answer in time ("timeout")."""
 
     def __init__(self, status: str, message: str) -> None:
@@ -66,6 +72,10 @@ class WorkerProcess:
         if answer.pop("fatal", False):
             self.stop()
         return answer
+
+    def start(self) -> None:
+        """Start the process where there is none, without waiting for it."""
+        self._started()
 
     def stop(self) -> None:
         """End the process; the next `ask` starts another."""
@@ -128,8 +138,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run measures. `budget_ms` is the time for one row's repeats; `timeout_s` is the most
-    that one row may take with everything around it; `time_limit_s` ends the whole run early."""
+    """What a run measures. `budget_ms` is the most time for one row's repeats; `timeout_s` is the
+    most that one row may take with everything around it; `time_limit_s` ends the whole run early.
+    `alternatives` are measured in `alternative_dtypes`."""
 
     cases: tuple[Case, ...]
     dtypes: tuple[str, ...]
@@ -139,6 +150,13 @@ class Settings:
     budget_ms: float = 100.0
     timeout_s: float = 60.0
     time_limit_s: float = float("inf")
+    alternatives: tuple[str, ...] = peers.QUICK_ALTERNATIVES
+    alternative_dtypes: tuple[str, ...] = DTYPES
+
+    def implementations(self, cell: Cell) -> tuple[str, ...]:
+        """What is measured in a cell, ours first."""
+        wanted = self.alternatives if cell.dtype in self.alternative_dtypes else ()
+        return peers.implementations(cell.case, cell.pass_name, self.device, wanted)
 
     def cells(self) -> list[Cell]:
         """Every cell to measure, case by case."""
@@ -154,7 +172,8 @@ class Settings:
 class Run:
     """A benchmark run over `settings`, filling `result` and saving it to `path` as it goes.
 
-    Cells that `result` already holds are left out, which is how an interrupted run is resumed.
+    Rows that `result` already holds are not measured again, which is how an interrupted run is
+    resumed. The time limit counts from here.
     """
 
     def __init__(self, settings: Settings, result: dict, path: Path | None) -> None:
@@ -162,6 +181,7 @@ class Run:
         self.result = result
         self._path = path
         self._saved = 0.0
+        self._end = time.monotonic() + settings.time_limit_s
         kinds = peers.baselines(settings.device)
         self._workers = {
             kind: WorkerProcess(kind, settings.device) for kind in (peers.OURS, *kinds)
@@ -169,8 +189,10 @@ class Run:
         # Alternatives are built on cuDNN and get its better mode.
         self._workers |= {name: self._workers[kinds[-1]] for name in peers.ALTERNATIVES}
         self._floors: dict[tuple[str, str], Floor] = {}
-        done = {results.key_of(row) for row in result["rows"]}
-        self.pending = [cell for cell in settings.cells() if cell.key not in done]
+        self._held: dict[results.Key, dict[str, dict]] = {}
+        for row in result["rows"]:
+            self._held.setdefault(results.key_of(row), {})[row["impl"]] = row
+        self.pending = [cell for cell in settings.cells() if not self._is_complete(cell)]
 
     def __enter__(self) -> Run:
         return self
@@ -181,41 +203,67 @@ class Run:
         self.save()
 
     def probe(self) -> None:
-        """Fill in environment, peaks and launch floor, from a process of its own."""
-        worker = WorkerProcess("probe", self.settings.device)
-        try:
-            answer = worker.ask({"task": "probe", "dtypes": list(self.settings.dtypes)}, 300.0)
-        finally:
-            worker.stop()
-        self.result.update(answer)
+        """Fill in environment, and peaks and launch floor where the result has none of a dtype.
+
+        Raises `ResultError` where the result was measured on another device or PyTorch.
+        """
+        wanted = [name for name in self.settings.dtypes if name not in self.result["peaks"]]
+        if self.settings.device == "cuda":
+            # The others load their libraries meanwhile.
+            for worker in self._workers.values():
+                worker.start()
+        answer = self._workers[peers.OURS].ask({"task": "probe", "dtypes": wanted}, 300.0)
+        before, now = self.result["environment"], answer["environment"]
+        for name in ("device", "torch", "cudnn"):
+            if before and before.get(name) != now.get(name):
+                found = f"{before.get(name)}, not {now.get(name)}"
+                raise results.ResultError(f"{self._path} is of {name} {found}: choose another file")
+        self.result["environment"] = now
+        self.result["peaks"] = answer["peaks"] | self.result["peaks"]
+        if self.result["launch_floor_us"] is None:
+            self.result["launch_floor_us"] = answer["launch_floor_us"]
 
     def rows(self) -> Iterator[tuple[Cell, list[dict]]]:
-        """Measure the pending cells one by one; ends early at the time limit."""
-        end = time.monotonic() + self.settings.time_limit_s
+        """Measure the pending cells one by one; ends early at the time limit.
+
+        Every row is in the result as soon as it is measured. A cell that the limit cuts is not
+        yielded; a resumed run measures what it lacks.
+        """
         for cell in self.pending:
-            if time.monotonic() > end:
+            try:
+                measured = self.measure(cell)
+            except OutOfTime:
                 return
-            measured = self.measure(cell)
-            self.result["cases"][cell.case.name] = cell.case.to_dict()
-            self.result["rows"].extend(measured)
-            if time.monotonic() - self._saved > _SAVE_EVERY_S:
-                self.save()
             yield cell, measured
 
     def measure(self, cell: Cell) -> list[dict]:
-        """The rows of all implementations of one cell.
+        """The rows of all implementations of one cell. Raises `OutOfTime`.
 
         Where ours is over ten times faster than its baseline, both are measured a second time: such
         a ratio is more often a disturbed measurement than a fact.
         """
-        impls = peers.implementations(cell.case, cell.pass_name, self.settings.device)
-        rows = {impl: self._row(cell, impl) for impl in impls}
-        pair = results.pairs({"rows": list(rows.values())})[0]
-        if pair.baseline is not None and pair.speedup is not None and pair.speedup > SURPRISING:
-            for first in (pair.ours, pair.baseline):
-                again = self._row(cell, first["impl"])
-                rows[first["impl"]] = again | {"first_median_ms": first["median_ms"]}
+        rows = self._held.setdefault(cell.key, {})
+        for impl in self.settings.implementations(cell):
+            if impl not in rows:
+                row = self._row(cell, impl)
+                rows[impl] = row
+                self.result["cases"][cell.case.name] = cell.case.to_dict()
+                self.result["rows"].append(row)
+                self._save_now_and_then()
+        for row in _surprising(rows):
+            again = self._row(cell, row["impl"]) | {"first_median_ms": row["median_ms"]}
+            row.clear()
+            row.update(again)
         return list(rows.values())
+
+    def _is_complete(self, cell: Cell) -> bool:
+        rows = self._held.get(cell.key, {})
+        wanted = self.settings.implementations(cell)
+        return all(impl in rows for impl in wanted) and not _surprising(rows)
+
+    def _save_now_and_then(self) -> None:
+        if time.monotonic() - self._saved > _SAVE_EVERY_S:
+            self.save()
 
     def save(self) -> None:
         """Write the result file, if there are rows and a path."""
@@ -231,12 +279,21 @@ class Run:
             "budget_ms": self.settings.budget_ms,
             **names,
         }
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise OutOfTime
+        allowed = min(self.settings.timeout_s, left + _GRACE_S)
         try:
-            row = self._workers[impl].ask(request, self.settings.timeout_s)
+            row = self._workers[impl].ask(request, allowed)
         except WorkerLost as lost:
+            if lost.status == "timeout" and allowed < self.settings.timeout_s:
+                raise OutOfTime from None
             row = {"case": cell.case.name, **names, "status": lost.status, "message": str(lost)}
         least = self._floor(cell)
-        return row | {"floor_ms": least.ms, "bound": least.bound}
+        row |= {"floor_ms": least.ms, "bound": least.bound}
+        if row["status"] == "ok":
+            row["floor_ratio"] = row["median_ms"] / least.ms
+        return row
 
     def _floor(self, cell: Cell) -> Floor:
         key = (cell.case.name, cell.dtype)
@@ -244,6 +301,16 @@ class Run:
             peaks = self.result["peaks"]
             self._floors[key] = floor(cell.case, cell.dtype, peaks[cell.dtype], peaks["copy_gbs"])
         return self._floors[key]
+
+
+def _surprising(rows: dict[str, dict]) -> list[dict]:
+    """Our row and its baseline's, where ours is over ten times faster, of those measured once."""
+    if peers.OURS not in rows:
+        return []
+    pair = results.pairs({"rows": list(rows.values())})[0]
+    if pair.baseline is None or pair.speedup is None or pair.speedup <= SURPRISING:
+        return []
+    return [row for row in (pair.ours, pair.baseline) if "first_median_ms" not in row]
 
 
 def run_all(run: Run, show: Callable[[Cell, list[dict]], None]) -> int:

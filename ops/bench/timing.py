@@ -2,7 +2,8 @@
 
 Every method walks through a rotation of operand sets (`Problem.rotation`) and keeps as many outputs
 alive, so that neither operands nor outputs are found in the last-level cache. The number of
-repeats follows from a time budget; it is never below `FEWEST`.
+repeats follows from a time budget; it is never below `FEWEST`. A quarter of the budget is enough
+where the samples agree (`is_settled`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 
 FEWEST = 3
 MOST = 200
+SETTLED_REPEATS = 12
+SETTLED_SPREAD = 0.01
 # By events, which see launch gaps too: what lasts 0.2 ms in truth may look like this.
 GRAPH_BELOW_MS = 0.4
 _GRAPH_MS = 1.0
@@ -67,20 +70,36 @@ def measure(
     """
     if device.type != "cuda":
         return _measure_wall(call, rotation, budget_ms)
-    outputs: list[Any] = [None] * len(rotation)
-    samples = _event_samples(call, rotation, 1, outputs)
+    events = _Events(call, rotation)
+    samples = events.draw(1)
     if samples[0] * FEWEST > budget_ms:
-        samples += _event_samples(call, rotation, FEWEST - 1, outputs)
+        samples += events.draw(FEWEST - 1)
         return summarize(samples, 1, "events")
     # Memory for the outputs of a whole rotation is allocated here, not while it is timed.
     first_turn = min(len(rotation), repeats_within(budget_ms, 4 * samples[0]))
-    estimate = min(samples + _event_samples(call, rotation, first_turn, outputs))
+    estimate = min(samples + events.draw(first_turn))
     if graph and estimate < GRAPH_BELOW_MS:
         timing = _measure_graph(call, rotation, budget_ms, estimate)
         if timing is not None:
             return timing
-    samples = _event_samples(call, rotation, repeats_within(budget_ms, estimate), outputs)
+    samples = _until_settled(events.draw, repeats_within(budget_ms, estimate))
     return summarize(samples, 1, "events")
+
+
+def is_settled(samples: Sequence[float]) -> bool:
+    """Whether there are `SETTLED_REPEATS` and their interquartile range is within 1 %."""
+    if len(samples) < SETTLED_REPEATS:
+        return False
+    found = summarize(samples, 1, "")
+    return found.spread_ms <= SETTLED_SPREAD * found.median_ms
+
+
+def _until_settled(draw: Callable[[int], list[float]], most: int) -> list[float]:
+    """`most` samples by `draw(count)`; a quarter (at least `SETTLED_REPEATS`) if settled."""
+    samples = draw(min(most, max(SETTLED_REPEATS, most // 4)))
+    if len(samples) < most and not is_settled(samples):
+        samples += draw(most - len(samples))
+    return samples
 
 
 def _measure_wall(call: Callable[..., Any], rotation: Rotation, budget_ms: float) -> Timing:
@@ -89,6 +108,8 @@ def _measure_wall(call: Callable[..., Any], rotation: Rotation, budget_ms: float
     samples: list[float] = []
     spent = 0.0
     while len(samples) < FEWEST or (spent < budget_ms and len(samples) < MOST):
+        if spent > budget_ms / 4 and is_settled(samples):
+            break
         operands = rotation[len(samples) % len(rotation)]
         start = time.perf_counter()
         call(*operands)
@@ -97,22 +118,30 @@ def _measure_wall(call: Callable[..., Any], rotation: Rotation, budget_ms: float
     return summarize(samples, 1, "wall")
 
 
-def _event_samples(
-    call: Callable[..., Any], rotation: Rotation, count: int, outputs: list[Any]
-) -> list[float]:
-    """Milliseconds between two events around each of `count` calls; results stay in `outputs`."""
-    events = [
-        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-        for _ in range(count)
-    ]
-    torch.cuda.synchronize()
-    for index, (start, end) in enumerate(events):
-        slot = index % len(rotation)
-        start.record()
-        outputs[slot] = call(*rotation[slot])
-        end.record()
-    torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in events]
+class _Events:
+    """Times calls between two CUDA events each, going on through the rotation from draw to draw."""
+
+    def __init__(self, call: Callable[..., Any], rotation: Rotation) -> None:
+        self._call = call
+        self._rotation = rotation
+        self._outputs: list[Any] = [None] * len(rotation)
+        self._next = 0
+
+    def draw(self, count: int) -> list[float]:
+        """Milliseconds of each of `count` calls; the results of a whole rotation stay alive."""
+        events = [
+            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            for _ in range(count)
+        ]
+        torch.cuda.synchronize()
+        for start, end in events:
+            slot = self._next % len(self._rotation)
+            self._next += 1
+            start.record()
+            self._outputs[slot] = self._call(*self._rotation[slot])
+            end.record()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) for start, end in events]
 
 
 def _measure_graph(
@@ -125,7 +154,8 @@ def _measure_graph(
     if graph is None:
         return None
     replays = int(budget_ms / (calls * estimate_ms))
-    samples = replay_samples(graph, max(_FEWEST_REPLAYS, min(_MOST_REPLAYS, replays)))
+    most = max(_FEWEST_REPLAYS, min(_MOST_REPLAYS, replays))
+    samples = _until_settled(lambda count: replay_samples(graph, count), most)
     return summarize([sample / calls for sample in samples], calls, "graph")
 
 
@@ -166,4 +196,4 @@ def _abandon(graph: torch.cuda.CUDAGraph) -> None:
 def replay_samples(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
     """Milliseconds of each of `count` replays, after one that is not counted."""
     graph.replay()
-    return _event_samples(graph.replay, [()], count, [None])
+    return _Events(graph.replay, [()]).draw(count)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from torch import Tensor
 from . import check, environment, peers, timing
 from .cases import Case
 from .problem import Problem, set_float32_precision
+
+# Three workers with as much cached memory each leave most of the device free.
+_CACHE_SHARE = 8
 
 
 class Worker:
@@ -39,12 +43,15 @@ class Worker:
         return self.cell(request)
 
     def probe(self, dtypes: tuple[str, ...]) -> dict:
-        """Environment, measured peaks and launch floor."""
-        return {
-            "environment": environment.describe(self.device),
-            "peaks": environment.measure_peaks(self.device, dtypes),
-            "launch_floor_us": environment.measure_launch_floor(self.device),
-        }
+        """Environment; with `dtypes` also the launch floor and their measured peaks."""
+        found = {"environment": environment.describe(self.device)}
+        if not dtypes:
+            return found | {"peaks": {}, "launch_floor_us": None}
+        peaks = environment.measure_peaks(self.device, dtypes)
+        floor = environment.measure_launch_floor(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return found | {"peaks": peaks, "launch_floor_us": floor}
 
     def cell(self, request: dict) -> dict:
         """One row: `status` "ok" with a time, or "wrong" or "error" with a message and no time."""
@@ -62,22 +69,34 @@ class Worker:
             if self.device.type == "cuda" and _context_is_lost():
                 return row | {"fatal": True}
         if self.device.type == "cuda":
-            # Other workers share this device's memory.
-            torch.cuda.empty_cache()
+            self._share_memory()
         return row
 
+    def _share_memory(self) -> None:
+        """Give cached memory back where it is much: other workers use the same device. Doing so
+        after every row would cost more time than most rows take to measure."""
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        if torch.cuda.memory_reserved() > total // _CACHE_SHARE:
+            torch.cuda.empty_cache()
+
     def _measure(self, request: dict) -> dict:
+        started = time.perf_counter()
         set_float32_precision(request["dtype"])
         problem = self._problem_of(request)
         job = peers.build(request["impl"], request["pass"], problem)
+        # The first call may search for a plan or compile.
         first = job.call(*job.rotation[0])
+        self._synchronize()
+        prepared = time.perf_counter()
         error = job.check(first)
         del first
+        checked = time.perf_counter()
         peak = self._peak_mb(job)
         before = self._clocks.read()
         timed = timing.measure(
             job.call, job.rotation, self.device, request["budget_ms"], graph=job.graph
         )
+        after = self._clocks.read()
         return {
             "status": "ok",
             "median_ms": timed.median_ms,
@@ -87,16 +106,23 @@ class Worker:
             "method": timed.method,
             "peak_mb": peak,
             "error": error,
-            "clocks_mhz": [before, self._clocks.read()],
+            "clocks_mhz": [before, after],
+            "took_s": [prepared - started, checked - prepared, time.perf_counter() - checked],
         }
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _problem_of(self, request: dict) -> Problem:
         case = Case.from_dict(request["case"])
         wanted = (case, request["dtype"], request["layout"])
         held = self._problem
         if held is None or (held.case, held.dtype, held.layout) != wanted:
-            self._problem = None
-            self._problem = held = Problem(*wanted, self.device)
+            same = held is not None and (held.case, held.dtype) == wanted[:2]
+            references = held.references if held is not None and same else None
+            self._problem = held = None
+            self._problem = held = Problem(*wanted, self.device, references)
         return held
 
     def _peak_mb(self, job: peers.Job) -> float | None:
