@@ -266,11 +266,21 @@ def _fresh_compiler() -> Iterator[None]:
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "linearize"])
 def test_compiled_transforms(device: str, name: str, _fresh_compiler: None) -> None:
     case = CASES[0]
-    ours, _ = pair(case)
+    ours, theirs = pair(case)
     primals, tangents = operands(case, device), operands(case, device, seed=1)
-    compiled = torch.compile(
-        lambda x, t: TRANSFORMS[name](ours, x, t), fullgraph=True, backend="aot_eager"
-    )
-    torch.testing.assert_close(
-        compiled(primals, tangents), TRANSFORMS[name](ours, primals, tangents)
-    )
+
+    def compiled(function: Function) -> Any:
+        transformed = torch.compile(
+            lambda x, t: TRANSFORMS[name](function, x, t), fullgraph=True, backend="aot_eager"
+        )
+        return transformed(primals, tangents)
+
+    try:
+        found = compiled(ours)
+    except torch._dynamo.exc.TorchDynamoException:
+        # torch 2.11 does not trace jacfwd on CUDA, whatever the operator.
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.TorchDynamoException):
+            compiled(theirs)
+        pytest.skip("this torch does not trace the transform")
+    torch.testing.assert_close(found, TRANSFORMS[name](ours, primals, tangents))
