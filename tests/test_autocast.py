@@ -8,6 +8,7 @@ from collections.abc import Callable
 import convt3d
 import pytest
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose3d
 
@@ -123,6 +124,7 @@ def test_gradient_operators_are_not_cast(device: str) -> None:
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@torch._inductor.config.patch(force_disable_caches=True)  # torch 2.11's forgets the region's dtype
 def test_compiled(device: str, backend: str, inside: bool, dtype: torch.dtype) -> None:
     """With the region in the compiled function or around it."""
     torch._dynamo.reset()
