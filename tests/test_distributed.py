@@ -49,8 +49,10 @@ def test_scaling_is_measured_on_any_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_nccl(check: Check) -> None:
-    failure = outcome(check, "nccl", min(torch.cuda.device_count(), 4))
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_nccl(ranks: int, check: Check) -> None:
+    if torch.cuda.device_count() < ranks:
+        pytest.skip(f"needs {ranks} GPUs")
+    failure = outcome(check, "nccl", ranks)
     assert not failure, failure
