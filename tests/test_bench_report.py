@@ -157,13 +157,22 @@ def test_merge_keeps_the_later_row_and_all_cases(stored, tmp_path):
     del first["cases"]["gan_head"]
     second["rows"] = [r for r in second["rows"] if r["case"] != "nnunet_128"]
     row_of(second, "monai_64", "bf16", "contiguous")["median_ms"] = 0.25
+    second["peaks"] = {**second["peaks"], "bf16": 2 * first["peaks"]["bf16"], "copy_gbs": 1.0}
+    first["peaks"]["copy_gbs"] *= 2
     target = tmp_path / "merged.json"
     paths = [saved(first, tmp_path / "a.json"), saved(second, tmp_path / "b.json")]
     cli.main(["merge", *paths, "-o", str(target)])
     merged = results.load(target)
     assert len(merged["rows"]) == len(stored["rows"])
     assert set(merged["cases"]) == set(stored["cases"])
-    assert row_of(merged, "monai_64", "bf16", "contiguous")["median_ms"] == 0.25
+    row = row_of(merged, "monai_64", "bf16", "contiguous")
+    assert row["median_ms"] == 0.25
+    for name in ("bf16", "copy_gbs"):
+        assert merged["peaks"][name] == pytest.approx(2 * stored["peaks"][name], rel=1e-5)
+    # Both rates are twice as high, so every floor in bf16 is half of what it was.
+    before = row_of(stored, "monai_64", "bf16", "contiguous")["floor_ms"]
+    assert row["floor_ms"] == pytest.approx(before / 2, rel=1e-4)
+    assert row["floor_ratio"] == pytest.approx(0.25 / row["floor_ms"], rel=1e-4)
     assert target.with_suffix(".md").exists()
 
     second["environment"]["torch"] = "2.99"

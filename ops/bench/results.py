@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cases import Case
+from .floor import Floor, floor
 from .peers import ALTERNATIVES, BASELINES, OURS
 
 SCHEMA = 1
@@ -108,11 +109,12 @@ def _rounded(value: object) -> object:
 def merge(parts: Iterable[dict]) -> dict:
     """One result of several, later rows replacing earlier ones of the same cell and implementation.
 
-    Raises `ResultError` unless all parts ran on the same device under the same PyTorch. Peaks and
-    launch floor are the first part's; every row keeps the floor of its own run.
+    Raises `ResultError` unless all parts ran on the same device under the same PyTorch. Peaks are
+    the highest of any part, and every row's floor follows from them; the launch floor is the first
+    part's.
     """
     parts = list(parts)
-    merged = {**parts[0], "cases": {}, "merged": []}
+    merged = {**parts[0], "cases": {}, "peaks": {}, "merged": []}
     rows: dict[tuple, dict] = {}
     for part in parts:
         for name in ("device", "torch", "cudnn"):
@@ -122,7 +124,9 @@ def merge(parts: Iterable[dict]) -> dict:
         merged["cases"] |= part["cases"]
         merged["merged"].append({key: part[key] for key in ("started", "settings", "peaks")})
         merged["cold_start"] = part.get("cold_start") or merged.get("cold_start")
-        rows |= {(*key_of(row), row["impl"]): row for row in part["rows"]}
+        for name, rate in part["peaks"].items():
+            merged["peaks"][name] = max(rate, merged["peaks"].get(name, 0.0))
+        rows |= {(*key_of(row), row["impl"]): dict(row) for row in part["rows"]}
     settings = [part["settings"] for part in parts]
     merged["settings"] = {
         key: list(dict.fromkeys(item for each in settings for item in each[key]))
@@ -131,7 +135,18 @@ def merge(parts: Iterable[dict]) -> dict:
         for key, value in settings[0].items()
     }
     merged["rows"] = list(rows.values())
+    peaks = merged["peaks"]
+    for row in merged["rows"]:
+        case = Case.from_dict(merged["cases"][row["case"]])
+        add_floor(row, floor(case, row["dtype"], peaks[row["dtype"]], peaks["copy_gbs"]))
     return merged
+
+
+def add_floor(row: dict, least: Floor) -> None:
+    """Note a row's floor, and its ratio to it where it has a time."""
+    row |= {"floor_ms": least.ms, "bound": least.bound}
+    if row["status"] == "ok":
+        row["floor_ratio"] = row["median_ms"] / least.ms
 
 
 def pairs(result: dict) -> list[Pair]:

@@ -289,10 +289,7 @@ class Run:
             if lost.status == "timeout" and allowed < self.settings.timeout_s:
                 raise OutOfTime from None
             row = {"case": cell.case.name, **names, "status": lost.status, "message": str(lost)}
-        least = self._floor(cell)
-        row |= {"floor_ms": least.ms, "bound": least.bound}
-        if row["status"] == "ok":
-            row["floor_ratio"] = row["median_ms"] / least.ms
+        results.add_floor(row, self._floor(cell))
         return row
 
     def _floor(self, cell: Cell) -> Floor:
