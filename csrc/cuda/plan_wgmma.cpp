@@ -21,7 +21,7 @@ constexpr double kColumnTileClocks = 1000;   // pipeline start and drain
 constexpr double kStepClocks = 300;          // per position along d
 constexpr double kItemClocks = 2000;         // first boxes of a work item
 constexpr double kStoreVectorElements = 12;  // channels-last results per clock and warpgroup
-constexpr double kStoreStagedElements = 4;   // contiguous ones
+constexpr double kStoreStagedElements = 10;  // contiguous ones
 constexpr double kMemoryBytes = 18;          // of results, per clock
 constexpr double kFillUnitBytes = 20;        // per clock, 16-byte copies
 constexpr double kFillElementBytes = 7;      // per clock, element by element
@@ -79,7 +79,7 @@ struct Search {
     WgmmaDataSizes sizes = sizes_of(plan);
     // Tables pack coordinates into bytes and rows into 16 bits.
     if (sizes.box.span_h > 256 || sizes.box.span_w > 256 || sizes.box.rows > 65535 ||
-        sizes.runs > 64 || sizes.column_tiles > 256 || sizes.channel_tiles > 256 ||
+        sizes.column_tiles > 256 || sizes.channel_tiles > 256 ||
         sizes.shared_bytes > device.shared_per_block)
       return;
     constexpr int kSlack = 512;  // barriers and alignment
@@ -215,8 +215,7 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
     if (sizes.empty_planes) return false;
     // Every column tile reads every chunk again.
     if (sizes.chunks > 1 && plan.columns < 64) return false;
-    // Lines off the 16-byte grid, in short runs.
-    return plan.w_planes == 1 || w.result_extent % 8 == 0;
+    return true;
   }
   // Tiles of a strided operand are large and their halos overlap: compare with the floor.
   double products =

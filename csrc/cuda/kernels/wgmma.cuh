@@ -71,6 +71,18 @@ __device__ __forceinline__ void copy_tensor(uint32_t destination, const CUtensor
       "l"(map), "r"(barrier), "r"(c), "r"(x), "r"(y), "r"(z), "r"(n)
       : "memory");
 }
+// Stores two or four 8 x 8 matrices of 16-bit elements, transposed: lane l gives the address of row
+// l % 8 of the stored matrix l / 8; it holds elements (l / 4, 2 * (l % 4)) and the next of each.
+__device__ __forceinline__ void store_matrices_transposed(uint32_t row, const uint32_t (&m)[2]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row),
+               "r"(m[0]), "r"(m[1])
+               : "memory");
+}
+__device__ __forceinline__ void store_matrices_transposed(uint32_t row, const uint32_t (&m)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
+               "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
+               : "memory");
+}
 // Makes this thread's stores to shared memory visible to the matrix units.
 __device__ __forceinline__ void fence_for_wgmma() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -24,12 +24,6 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// The smallest pitch from `least` on that spreads the channels that a warp stages over all banks.
-int staging_pitch(int least, int w_planes) {
-  const int residue = w_planes == 1 ? 4 : 8;  // elements: 8 or 16 bytes modulo 64
-  return static_cast<int>(round_up(least - residue, 32)) + residue;
-}
-
 }  // namespace
 
 WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_channels_last,
@@ -63,13 +57,10 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
       problem.groups == 1 && plan.column_parts == 1 && sizes.stages <= plan.weight_slots;
 
   const int group_rows = 64 * plan.blocks;
-  sizes.runs = plan.flattened ? (group_rows - 2) / sizes.box.halo_w + 2 : 8;
-  sizes.run_pitch =
-      plan.w_planes * (plan.flattened ? std::min(plan.tile_w, group_rows) : 8 * plan.blocks);
-  sizes.run_pitch += sizes.run_pitch % 2;
-  sizes.channel_pitch = staging_pitch(sizes.runs * sizes.run_pitch + 2, plan.w_planes);
   const int64_t staging_bytes =
-      result_channels_last ? 0 : int64_t{2} * 2 * kStagedChannels * sizes.channel_pitch * 2;
+      result_channels_last ? 0
+                           : int64_t{4} * kConsumerWarps * 2 * kStagedChannels *
+                                 staging_pitch_words(8 * plan.blocks * plan.w_planes);
   int64_t at = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes;
   const auto place = [&at](int64_t bytes) {
     at = round_up(at, 128);

@@ -56,11 +56,12 @@ struct Consumer {
       : args(arguments),
         shared(memory),
         left(memory.boxes + first_row(arguments, warpgroup) * row_bytes(arguments), kWgmmaUnitBytes,
-             (arguments.plan.flattened ? 8 : arguments.sizes.box.halo_w) * row_bytes(arguments),
+             (arguments.plan.flattened ? 8 * kBlocks : arguments.sizes.box.halo_w) *
+                 row_bytes(arguments),
              arguments.sizes.box.width),
         right(memory.weights, kColumns * kWgmmaUnitBytes, 8 * kWgmmaUnitBytes),
         lane(threadIdx.x % 32),
-        block_units((arguments.plan.flattened ? 64 : 8) * arguments.sizes.box.width),
+        block_units(8 * arguments.sizes.box.width),
         left_step(arguments.sizes.box.width == 2 ? arguments.sizes.box.rows * 2 : 2),
         box_units(arguments.sizes.box_bytes / kWgmmaUnitBytes),
         stage_units(arguments.sizes.stage_bytes / kWgmmaUnitBytes) {
@@ -211,17 +212,11 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   const WgmmaDataSizes& sizes = args.sizes;
   const WindowAxis& d = args.plan.axes[0];
   Consumer<T, kColumns, kPlanes, kBlocks> consumer(args, shared, warpgroup);
-  // The rows whose sums this thread holds.
-  int rows[kBlocks][2];
-#pragma unroll
-  for (int block = 0; block < kBlocks; ++block)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const RowPosition& row =
-          shared.rows[(warpgroup * kBlocks + block) * 64 + threadIdx.x / 32 % 4 * 16 + half * 8 +
-                      consumer.lane / 4];
-      rows[block][half] = kChannelsLast ? row.hw : row.slot;
-    }
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int* const rows = shared.rows + warp * 16 * kBlocks;
+  uint32_t* const staging =
+      reinterpret_cast<uint32_t*>(shared.staging) +
+      warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
 
   for (int64_t index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
@@ -249,10 +244,10 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
           if constexpr (kChannelsLast)
             store_channels_last<T, kColumns, kBlocks>(args, to, consumer.sums, rows, consumer.lane);
           else
-            store_contiguous<T, kColumns, kPlanes, kBlocks>(args, shared, to, consumer.sums, rows,
-                                                            warpgroup, consumer.lane);
+            store_contiguous<T, kColumns, kPlanes, kBlocks>(args, to, consumer.sums, rows, staging,
+                                                            consumer.lane);
         }
-        // Staging is free again; and the compiler sees all warps together before the next product.
+        // The compiler must see all warps together before the next product: see C7520 of ptxas.
         named_barrier(1 + warpgroup, kWarpgroupThreads);
       }
       if (sizes.chunks == 1) consumer.free_boxes(t == item.last_d - 1 ? d.window : box_advance(d));

@@ -43,8 +43,6 @@ struct WgmmaDataSizes {
   int taps;                      // of the kernel
   int64_t stages;                // weight stages of one group
   bool resident;                 // every stage has its own slot
-  int runs;                      // most of a warpgroup
-  int run_pitch, channel_pitch;  // staging of contiguous results, elements
   int weights_at, staging_at, tables_at, barriers_at, shared_bytes;
   int64_t items;
   int64_t packed_bytes;

@@ -7,8 +7,6 @@
 
 namespace convt3d {
 
-constexpr int kStagedChannels = 8;
-
 template <typename T>
 __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
   if constexpr (std::is_same_v<T, __half>) {
@@ -31,12 +29,25 @@ struct ResultTile {
   const float* bias;  // of the tile's channels, in shared memory
 };
 
-// Channels-last: eight (in a last half, four) neighbouring channels of a position at a time.
+// ---- Channels-last -----------------------------------------------------------------------------
+// In assembly because the compiler takes 16-byte stores apart where their words do not happen to
+// lie in neighbouring registers.
+__device__ __forceinline__ void store_vector(void* target, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+__device__ __forceinline__ void store_half_vector(void* target, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(target), "r"(words[0]), "r"(words[1])
+               : "memory");
+}
+
+// Eight (in a last half, four) neighbouring channels of a position at a time.
 template <typename T, int kColumns, int kBlocks>
 __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& args,
                                                     const ResultTile<T>& to,
                                                     const float (&sums)[kBlocks][1][kColumns / 2],
-                                                    const int (&positions)[kBlocks][2], int lane) {
+                                                    const int* rows, int lane) {
   const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
   const int stride_h = static_cast<int>(args.result.stride[3]);
   const int stride_w = static_cast<int>(args.result.stride[4]);
@@ -45,17 +56,19 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
   for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int hw = positions[block][half];
+      const int hw = rows[(half * kBlocks + block) * 8 + lane / 4];
       const int y = axis_h.result_step * (to.h + (hw >> 16)) + to.plane_h;
       const int x = axis_w.result_step * (to.w + (hw & 0xffff)) + to.plane_w;
       if (hw < 0 || y >= axis_h.result_extent || x >= axis_w.result_extent) continue;
-      T* const target = to.base + y * stride_h + x * stride_w;
+      T* const position = to.base + y * stride_h + x * stride_w;
 #pragma unroll
       for (int first = 0; first < kColumns; first += 32) {
         constexpr int kWhole = 8;
         const int owned = kColumns - first >= 32 ? kWhole : 4;
         const int channel = first + owned * (lane % 4);
-        uint32_t words[4];
+        if (channel >= to.channels) continue;
+        T* const target = position + channel;
+        uint32_t words[kWhole / 2];
 #pragma unroll
         for (int j = 0; j < owned / 2; ++j) {
           const float* pair = &sums[block][0][first / 2 + j * 4 + half * 2];
@@ -63,104 +76,167 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
                                              pair[1] + to.bias[channel + 2 * j + 1])
                               : pack_pair<T>(pair[0], pair[1]);
         }
-        if (args.result_in_vectors) {
-          if (channel >= to.channels) continue;
-          if (owned == kWhole)
-            *reinterpret_cast<uint4*>(target + channel) = {words[0], words[1], words[2], words[3]};
-          else
-            *reinterpret_cast<uint2*>(target + channel) = {words[0], words[1]};
-        } else {
+        if (!args.result_in_vectors) {
 #pragma unroll
           for (int i = 0; i < owned; ++i)
             if (channel + i < to.channels)
-              reinterpret_cast<unsigned short*>(target)[channel + i] =
+              reinterpret_cast<unsigned short*>(target)[i] =
                   static_cast<unsigned short>(words[i / 2] >> (16 * (i % 2)));
+        } else if (owned == kWhole) {
+          store_vector(target, words);
+        } else {
+          store_half_vector(target, words);
         }
       }
     }
   }
 }
 
-// Contiguous: eight channels at a time through shared memory, then out in runs along w, 16 bytes at
-// a time wherever they lie in memory.
-template <typename T, int kColumns, int kPlanes, int kBlocks>
-__device__ __forceinline__ void store_contiguous(
-    const WgmmaDataArguments& args, const WgmmaShared& shared, const ResultTile<T>& to,
-    const float (&sums)[kBlocks][kPlanes][kColumns / 2], const int (&slots)[kBlocks][2],
-    int warpgroup, int lane) {
+// ---- Contiguous --------------------------------------------------------------------------------
+// Each warp passes eight channels at a time through shared memory of its own, from "a lane owns
+// channels of a row" to "a lane owns neighbours along w of a channel". A word is 32 bits of the
+// latter: the same positions for all channels, so that they are located once per column tile.
+template <typename T, int kPlanes, int kBlocks>
+struct StagedWords {
+  static constexpr int kOfElement = 4 / static_cast<int>(sizeof(T));  // elements per word
+  static constexpr int kPerChannel = 16 * kBlocks * kPlanes / kOfElement;
+  static constexpr int kPitch = staging_pitch_words(kPerChannel);
+  // Lanes are spread over channels, or take several words.
+  static constexpr int kChannelsAtOnce = kPerChannel < 32 ? 32 / kPerChannel : 1;
+  static constexpr int kPerLane = kPerChannel > 32 ? kPerChannel / 32 : 1;
+};
+
+// Where the two elements of a word go, relative to the result tile.
+struct WordPlace {
+  int offset[2];
+  bool inside[2];
+  bool together;  // both inside, neighbours, on a 32-bit boundary
+};
+
+template <typename T, int kPlanes>
+__device__ __forceinline__ WordPlace locate_word(const WgmmaDataArguments& args,
+                                                 const ResultTile<T>& to, const int* rows,
+                                                 int word) {
   const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
-  const int channel_pitch = args.sizes.channel_pitch;
-  const int thread = threadIdx.x % kWarpgroupThreads;
-  const Run* const runs = shared.runs + warpgroup * args.sizes.runs;
-  // Threads that share a run, 16 bytes each.
-  constexpr int kSharers = kPlanes * kBlocks > 4 ? 16 : 8;
-  constexpr int kRunsAtOnce = kWarpgroupThreads / kSharers;
-  const int run_count = args.sizes.runs;
-  // A thread keeps its run for several channels; eight runs are at work at once.
-  constexpr int kRuns = 8, kChannelStep = kRunsAtOnce / kRuns;
-  const int first_run = thread / kSharers % kRuns, first_channel = thread / kSharers / kRuns;
+  WordPlace place{};
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    const int element = 2 * word + e;
+    const int hw = rows[element / kPlanes];
+    const int y = axis_h.result_step * (to.h + (hw >> 16)) + to.plane_h;
+    const int x = axis_w.result_step * (to.w + (hw & 0xffff)) +
+                  (kPlanes > 1 ? element % kPlanes : to.plane_w);
+    place.offset[e] = y * static_cast<int>(args.result.stride[3]) +
+                      x * static_cast<int>(args.result.stride[4]);
+    // Said so that the compiler keeps one offset where it can.
+    if (kPlanes > 1 && e == 1) place.offset[1] = place.offset[0] + 1;
+    place.inside[e] = hw >= 0 && y < axis_h.result_extent && x < axis_w.result_extent;
+  }
+  place.together =
+      place.inside[0] && place.inside[1] && place.offset[1] == place.offset[0] + 1 &&
+      (reinterpret_cast<uintptr_t>(to.base + place.offset[0]) | 2 * args.result.stride[1]) % 4 == 0;
+  return place;
+}
+
+// Eight channels of a warp's sums into its staging buffer, a channel after the other.
+template <typename T, int kColumns, int kPlanes, int kBlocks>
+__device__ __forceinline__ void stage_channels(uint32_t* staging,
+                                               const float (&sums)[kBlocks][kPlanes][kColumns / 2],
+                                               const float (&bias)[2], int first, int lane) {
+  using Words = StagedWords<T, kPlanes, kBlocks>;
+  const auto sum = [&](int block, int p, int half, int e) {
+    return sums[block][p][first / 2 + half * 2 + e] + bias[e];
+  };
+  if constexpr (kPlanes == 1) {
+    // Transposed 8 x 8 at a time: matrix m is half m % 2 of block m / 2.
+    constexpr int kAtOnce = kBlocks == 1 ? 2 : 4;
+    const int m = lane / 8 % kAtOnce;
+    const uint32_t target = shared_address(staging + lane % 8 * Words::kPitch +
+                                           (m % 2 * kBlocks + m / 2) * 4);
+#pragma unroll
+    for (int block = 0; block < kBlocks; block += kAtOnce / 2) {
+      uint32_t words[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        words[i] = pack_pair<T>(sum(block + i / 2, 0, i % 2, 0), sum(block + i / 2, 0, i % 2, 1));
+      store_matrices_transposed(target + block * 16, words);
+    }
+  } else {
+    uint32_t* const target = staging + 2 * (lane % 4) * Words::kPitch + lane / 4 * (kPlanes / 2);
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          uint32_t words[kPlanes / 2];
+#pragma unroll
+          for (int p = 0; p < kPlanes; p += 2)
+            words[p / 2] = pack_pair<T>(sum(block, p, half, e), sum(block, p + 1, half, e));
+          uint32_t* const at =
+              target + e * Words::kPitch + (half * kBlocks + block) * 8 * (kPlanes / 2);
+          if constexpr (kPlanes == 4)
+            *reinterpret_cast<uint2*>(at) = {words[0], words[1]};
+          else
+            *at = words[0];
+        }
+  }
+}
+
+template <typename T, int kColumns, int kPlanes, int kBlocks>
+__device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
+                                                 const ResultTile<T>& to,
+                                                 const float (&sums)[kBlocks][kPlanes][kColumns / 2],
+                                                 const int* rows, uint32_t* staging, int lane) {
+  using Words = StagedWords<T, kPlanes, kBlocks>;
+  constexpr int kBuffer = kStagedChannels * Words::kPitch;
+  const int first_word = lane % Words::kPerChannel, first_channel = lane / Words::kPerChannel;
+  WordPlace places[Words::kPerLane];
+  bool any = false, apart = false;
+#pragma unroll
+  for (int k = 0; k < Words::kPerLane; ++k) {
+    places[k] = locate_word<T, kPlanes>(args, to, rows, first_word + 32 * k);
+    any = any || places[k].inside[0] || places[k].inside[1];
+    apart = apart || (!places[k].together && (places[k].inside[0] || places[k].inside[1]));
+  }
+  if (!__any_sync(0xffffffffu, any)) return;
+  apart = __any_sync(0xffffffffu, apart);
   const int64_t stride_c = args.result.stride[1];
+  T* target = to.base + first_channel * stride_c;
 #pragma unroll
   for (int first = 0; first < kColumns; first += kStagedChannels) {
     if (first >= to.channels) break;
     // Two buffers: one is read while the next is written.
-    unsigned short* const staging =
-        reinterpret_cast<unsigned short*>(shared.staging) +
-        (warpgroup * 2 + first / kStagedChannels % 2) * kStagedChannels * channel_pitch;
+    uint32_t* const buffer = staging + first / kStagedChannels % 2 * kBuffer;
     const float bias[2] = {to.bias[first + 2 * (lane % 4)], to.bias[first + 2 * (lane % 4) + 1]};
+    stage_channels<T, kColumns, kPlanes, kBlocks>(buffer, sums, bias, first, lane);
+    __syncwarp();
+    constexpr int kSteps = kStagedChannels / Words::kChannelsAtOnce;
+    uint32_t words[kSteps][Words::kPerLane];
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
+    for (int i = 0; i < kSteps; ++i)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (slots[block][half] < 0) continue;
+      for (int k = 0; k < Words::kPerLane; ++k)
+        words[i][k] = buffer[(first_channel + i * Words::kChannelsAtOnce) * Words::kPitch +
+                             first_word + 32 * k];
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          unsigned short* const target =
-              staging + (2 * (lane % 4) + e) * channel_pitch + slots[block][half];
-          const int at = first / 2 + half * 2 + e;
-          if constexpr (kPlanes == 1) {
-            *target = static_cast<unsigned short>(pack_pair<T>(sums[block][0][at] + bias[e], 0.f));
-          } else {
+    for (int i = 0; i < kSteps; ++i) {
+      if (first + first_channel + i * Words::kChannelsAtOnce < to.channels) {
 #pragma unroll
-            for (int p = 0; p < kPlanes; p += 2)
-              *reinterpret_cast<uint32_t*>(target + p) =
-                  pack_pair<T>(sums[block][p][at] + bias[e], sums[block][p + 1][at] + bias[e]);
+        for (int k = 0; k < Words::kPerLane; ++k) {
+          const WordPlace& place = places[k];
+          if (place.together) {
+            *reinterpret_cast<uint32_t*>(target + place.offset[0]) = words[i][k];
+          } else if (apart) {
+            unsigned short* const elements = reinterpret_cast<unsigned short*>(target);
+            if (place.inside[0])
+              elements[place.offset[0]] = static_cast<unsigned short>(words[i][k]);
+            if (place.inside[1])
+              elements[place.offset[1]] = static_cast<unsigned short>(words[i][k] >> 16);
           }
         }
       }
-    }
-    named_barrier(1 + warpgroup, kWarpgroupThreads);
-    const int channels = min(kStagedChannels, to.channels - first);
-    for (int r = first_run; r < run_count; r += kRuns) {
-      const Run run = runs[r];
-      const int y = axis_h.result_step * (to.h + run.h) + to.plane_h;
-      const int x = kPlanes * (to.w + run.w);
-      const int count = min(kPlanes * run.length, axis_w.result_extent - x);
-      if (y >= axis_h.result_extent || count <= 0) continue;
-      T* target = to.base + (first + first_channel) * stride_c +
-                  y * static_cast<int>(args.result.stride[3]) + x;
-      const unsigned short* source = staging + first_channel * channel_pitch + run.slot;
-      for (int channel = first_channel; channel < channels; channel += kChannelStep) {
-        const int skew = static_cast<int>(reinterpret_cast<uintptr_t>(target) / 2 % 8);
-        for (int e0 = thread % kSharers * 8 - skew; e0 < count; e0 += kSharers * 8) {
-          if (e0 >= 0 && e0 + 8 <= count) {
-            const uint32_t* const words = reinterpret_cast<const uint32_t*>(source + (e0 & ~1));
-            uint4 value{words[0], words[1], words[2], words[3]};
-            if (e0 % 2 != 0)
-              value = {__byte_perm(value.x, value.y, 0x5432), __byte_perm(value.y, value.z, 0x5432),
-                       __byte_perm(value.z, value.w, 0x5432),
-                       __byte_perm(value.w, words[4], 0x5432)};
-            *reinterpret_cast<uint4*>(target + e0) = value;
-          } else {
-#pragma unroll
-            for (int j = 0; j < 8; ++j)
-              if (static_cast<unsigned>(e0 + j) < static_cast<unsigned>(count))
-                reinterpret_cast<unsigned short*>(target)[e0 + j] = source[e0 + j];
-          }
-        }
-        target += kChannelStep * stride_c;
-        source += kChannelStep * channel_pitch;
-      }
+      target += Words::kChannelsAtOnce * stride_c;
     }
   }
 }

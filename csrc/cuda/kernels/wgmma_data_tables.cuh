@@ -19,6 +19,11 @@ constexpr int kFillWarps = 7;
 constexpr int kFillThreads = 32 * kFillWarps;
 constexpr int kConsumerRegisters = 192, kProducerRegisters = 64;
 
+// Staging of contiguous results: a warp's sums of eight channels, twice. The odd number of 16-byte
+// units from one channel to the next spreads them over all banks.
+constexpr int kStagedChannels = 8;
+constexpr int staging_pitch_words(int words) { return words + 4; }
+
 struct WgmmaDataArguments {
   WgmmaDataPlan plan;
   WgmmaDataSizes sizes;
@@ -125,21 +130,11 @@ struct ColumnPlace {  // a column tile
   unsigned char d, h, w, slice;
   int channel;  // first, in the group
 };
-struct RowPosition {
-  int hw;    // h << 16 | w within the tile; -1: no position
-  int slot;  // in its warpgroup's staging buffer, elements; -1: no position
-};
-struct Run {  // neighbouring positions along w of one warpgroup
-  short h, w, length;
-  unsigned short slot;
-};
-
 struct WgmmaShared {
   uint32_t boxes, weights, barriers;
   char* staging;
   ColumnPlace* columns;
-  RowPosition* rows;
-  Run* runs;
+  int* rows;         // position of a row within the tile: h << 16 | w, -1 for none
   unsigned* places;  // per operand coordinate of a box: y << 24 | x << 16 | row
   unsigned* taps;    // box << 24 | row in units, in the order of first_tap, and one more
   float* bias;       // of all channels, tiles padded; zeros for none
@@ -151,9 +146,8 @@ struct WgmmaShared {
         barriers(boxes + args.sizes.barriers_at),
         staging(base + args.sizes.staging_at),
         columns(reinterpret_cast<ColumnPlace*>(base + args.sizes.tables_at)),
-        rows(reinterpret_cast<RowPosition*>(columns + args.sizes.column_tiles)),
-        runs(reinterpret_cast<Run*>(rows + 2 * 64 * args.plan.blocks)),
-        places(reinterpret_cast<unsigned*>(runs + 2 * args.sizes.runs)),
+        rows(reinterpret_cast<int*>(columns + args.sizes.column_tiles)),
+        places(reinterpret_cast<unsigned*>(rows + 2 * 64 * args.plan.blocks)),
         taps(places + args.sizes.box.span_h * args.sizes.box.span_w),
         bias(reinterpret_cast<float*>(taps + args.sizes.taps + 1)),
         box_slots(args.plan.box_slots),
@@ -171,8 +165,7 @@ struct WgmmaShared {
 inline int64_t wgmma_table_bytes(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
                                  int64_t groups) {
   return sizes.column_tiles * static_cast<int64_t>(sizeof(ColumnPlace)) +
-         2 * 64 * plan.blocks * static_cast<int64_t>(sizeof(RowPosition)) +
-         2 * sizes.runs * static_cast<int64_t>(sizeof(Run)) +
+         4 * 2 * 64 * static_cast<int64_t>(plan.blocks) +
          4 * static_cast<int64_t>(sizes.box.span_h) * sizes.box.span_w + 4 * (sizes.taps + 1) +
          4 * groups * sizes.channel_tiles * plan.columns;
 }
@@ -200,42 +193,19 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
     place.taps = place.lines * (plan.w_planes > 1 ? w.taps() : w.taps_of(place.w));
     shared.columns[i] = place;
   }
-  const int group_rows = 64 * plan.blocks;
-  for (int i = threadIdx.x; i < 2 * group_rows; i += kWgmmaThreads) {
-    const int warpgroup = i / group_rows, row = i % group_rows;
-    int row_h, row_w, run, in_run;
+  // Rows that are eight apart are neighbours in a block of 64 (flattened) or one h apart (squares):
+  // a warp's sums are then of 16 * blocks neighbours, or of two runs of 8 * blocks.
+  for (int i = threadIdx.x; i < 2 * 64 * plan.blocks; i += kWgmmaThreads) {
+    const int run = 8 * plan.blocks;
+    int row_h, row_w;
     if (plan.flattened) {
-      const int begin = warpgroup * group_rows;
       row_h = i / box.halo_w;
       row_w = i % box.halo_w;
-      run = row_h - begin / box.halo_w;
-      in_run = run == 0 ? row_w - begin % box.halo_w : row_w;
     } else {
-      run = row % 64 / 8;
-      in_run = row / 64 * 8 + row % 8;
-      row_h = run + (plan.side_by_side ? 0 : 8 * warpgroup);
-      row_w = in_run + (plan.side_by_side ? 8 * plan.blocks * warpgroup : 0);
+      row_h = plan.side_by_side ? i / run % 8 : i / run;
+      row_w = i % run + (plan.side_by_side ? i / (8 * run) * run : 0);
     }
-    const bool inside = row_h < plan.tile_h && row_w < plan.tile_w;
-    shared.rows[i] = {inside ? row_h << 16 | row_w : -1,
-                      inside ? run * sizes.run_pitch + in_run * plan.w_planes : -1};
-  }
-  for (int i = threadIdx.x; i < 2 * sizes.runs; i += kWgmmaThreads) {
-    const int warpgroup = i / sizes.runs, run = i % sizes.runs;
-    int run_h, run_w, length;
-    if (plan.flattened) {
-      const int begin = warpgroup * group_rows, end = begin + group_rows;
-      run_h = begin / box.halo_w + run;
-      run_w = max(begin - run_h * box.halo_w, 0);
-      length = run_h < plan.tile_h ? min(end - run_h * box.halo_w, plan.tile_w) - run_w : 0;
-    } else {
-      run_h = run + (plan.side_by_side ? 0 : 8 * warpgroup);
-      run_w = plan.side_by_side ? 8 * plan.blocks * warpgroup : 0;
-      length = min(8 * plan.blocks, plan.tile_w - run_w);
-    }
-    shared.runs[i] = {static_cast<short>(run_h), static_cast<short>(run_w),
-                      static_cast<short>(max(length, 0)),
-                      static_cast<unsigned short>(run * sizes.run_pitch)};
+    shared.rows[i] = row_h < plan.tile_h && row_w < plan.tile_w ? row_h << 16 | row_w : -1;
   }
   for (int i = threadIdx.x; i < box.span_h * box.span_w; i += kWgmmaThreads) {
     const int y = i / box.span_w, x = i % box.span_w;
