@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ def _load() -> list[Path]:
     if torch.backends.cuda.is_built():  # the CUDA library needs CUDA's part of torch
         if CUDA.exists():
             _load_one(CUDA)
+            _tell_precision(ctypes.CDLL(str(CUDA)))
             loaded.append(CUDA)
         else:
             _explain_missing_cuda()
@@ -34,6 +37,18 @@ def _load_one(path: Path) -> None:
             f"{path.name} does not fit this torch {torch.__version__} (2.10 is the oldest that "
             f"convt3d supports) or this machine: {error}"
         ) from error
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int)
+def _allows_tf32() -> int:
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
+def _tell_precision(library: ctypes.CDLL) -> None:
+    # The stable ABI has no accessor for PyTorch's setting, so the library asks here at every call
+    # on float32 tensors; see csrc/cuda/precision.h.
+    library.convt3d_set_tf32_query(_allows_tf32)
+    atexit.register(library.convt3d_set_tf32_query, None)
 
 
 def _broken(text: str) -> ImportError:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 pytestmark = pytest.mark.gpu
 
+TF32_ERROR = 2.9e-4  # relative, of cuDNN in TF32
+
 
 def trained(case: Case, tensors: Tensors) -> dict[str, Tensor]:
     """The output and the gradients as autograd delivers them."""
@@ -62,8 +64,8 @@ def check_public(case: Case, dtype: torch.dtype, *, tf32: bool) -> None:
     if not limits:  # at most twice PyTorch's own error
         theirs = pytorch(case, tensors)
         limits = {op: 2 * relative_error(theirs[op], wanted[op]) for op in OPERATORS}
-        if tf32:  # permitted, not demanded: cuDNN itself takes float32 here and there
-            limits = {op: max(limits[op], ieee[op]) for op in OPERATORS}
+        if tf32:  # where cuDNN itself takes float32, what it measures elsewhere
+            limits = {op: max(limits[op], 2 * TF32_ERROR) for op in OPERATORS}
         del theirs
     for layout in ("contiguous", "channels_last_3d"):
         placed = make_tensors(case, dtype, "cuda", layout)

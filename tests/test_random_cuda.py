@@ -69,8 +69,11 @@ def wanted(operator: str, tensors: Tensors, case: Case) -> Expected:
 
 
 @pytest.mark.parametrize("first", range(0, PROBLEMS, CHUNK))
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_random_problems(dtype: torch.dtype, first: int) -> None:
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "tf32"])
+def test_random_problems(name: str, first: int) -> None:
+    tf32 = name == "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
+    dtype = torch.float32 if tf32 else getattr(torch, name)
     for index in range(first, first + CHUNK):
         seed = SEED * 1_000_003 + index
         rng = random.Random(seed)
@@ -88,4 +91,4 @@ def test_random_problems(dtype: torch.dtype, first: int) -> None:
             )
             del poison
             result = getattr(torch.ops.convt3d, operator)(*operands)
-            check(result, reference, f"{operator} {layout} {case!r}")
+            check(result, reference, f"{operator} {layout} {case!r}", tf32=tf32)

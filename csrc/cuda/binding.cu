@@ -18,6 +18,7 @@
 #include "plan.h"
 #include "plan_grad_weight.h"
 #include "plan_wgmma.h"
+#include "precision.h"
 
 namespace convt3d {
 namespace {
@@ -100,9 +101,10 @@ Tensor run_data_pass(const Problem& problem, Pass pass, const Tensor& operand, c
   if (result.numel() == 0) return result;
 
   const Device limits = limits_of(device);
+  const bool allow_tf32 = allows_tf32(operand);
   const bool channels_last = result_pointer.stride[1] < result_pointer.stride[4];
-  if (const std::optional<WgmmaDataPlan> plan =
-          plan_wgmma_data(problem, pass, type, operand_pointer, result_pointer, limits)) {
+  if (const std::optional<WgmmaDataPlan> plan = plan_wgmma_data(
+          problem, pass, type, operand_pointer, result_pointer, allow_tf32, limits)) {
     const Tensor scratch =
         allocate_bytes(wgmma_data_sizes(problem, pass, channels_last, *plan).packed_bytes, operand);
     STD_CUDA_CHECK(launch_wgmma_data(problem, pass, type, *plan, operand_pointer, weight_pointer,
@@ -119,7 +121,8 @@ Tensor run_data_pass(const Problem& problem, Pass pass, const Tensor& operand, c
     const GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, *plan);
     const Tensor scratch = allocate_bytes(sizes.scratch_bytes, operand);
     STD_CUDA_CHECK(launch_gemm_data(problem, pass, type, *plan, operand_pointer, weight_pointer,
-                                    bias_pointer, result_pointer, scratch.data_ptr(), stream));
+                                    bias_pointer, result_pointer, allow_tf32, scratch.data_ptr(),
+                                    stream));
   } else if (forward) {
     STD_CUDA_CHECK(launch_direct_forward(problem, type, operand_pointer, weight_pointer,
                                          bias_pointer, result_pointer, stream));
@@ -177,7 +180,8 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
     const GemmGradWeightSizes sizes = gemm_grad_weight_sizes(problem, type, *plan);
     const Tensor workspace = allocate_bytes(sizes.workspace_bytes, grad_output);
     STD_CUDA_CHECK(launch_gemm_grad_weight(problem, type, *plan, grad_pointer, input_pointer,
-                                           result_pointer, workspace.data_ptr(), stream));
+                                           result_pointer, allows_tf32(grad_output),
+                                           workspace.data_ptr(), stream));
   } else {
     STD_CUDA_CHECK(launch_direct_grad_weight(problem, type, grad_pointer, input_pointer,
                                              result_pointer, stream));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/gemm_data.h"
@@ -16,37 +17,46 @@ namespace {
 // ------------------------------------------ A 64-row product of N columns and one k-step: the
 // matrix unit, or operands from shared memory.
 double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
-constexpr double kStageClocks = 200;         // least per weight stage: barriers, loops
-constexpr double kColumnTileClocks = 1000;   // pipeline start and drain
-constexpr double kStepClocks = 300;          // per position along d
-constexpr double kItemClocks = 2000;         // first boxes of a work item
-constexpr double kStoreVectorElements = 12;  // channels-last results per clock and warpgroup
-constexpr double kStoreStagedElements = 10;  // contiguous ones
-constexpr double kMemoryBytes = 18;          // of results, per clock
-constexpr double kFillUnitBytes = 20;        // per clock, 16-byte copies
-constexpr double kFillElementBytes = 7;      // per clock, element by element
-constexpr double kWeightBytes = 26;          // per clock from the L2 cache
+constexpr double kStageClocks = 200;   // least per weight stage: barriers, loops
+constexpr double kStageOverhead = 60;  // what of it no product hides
+constexpr double kChunkClocks = 800;   // per chunk of channels: pipeline drained, boxes awaited
+constexpr double kColumnTileClocks = 1000;  // pipeline start and drain
+constexpr double kStepClocks = 300;         // per position along d
+constexpr double kItemClocks = 2000;        // first boxes of a work item
+constexpr double kStoreVectorBytes = 24;    // channels-last results, per clock and warpgroup
+constexpr double kStoreStagedBytes = 20;    // contiguous ones
+constexpr double kMemoryBytes = 18;         // of results, per clock
+constexpr double kFillRowClocks = 2.5;      // per row of a box and the copy engine, at least
+constexpr double kFillUnitBytes = 20;       // per clock, by the copy engine
+constexpr double kFillElements = 3.5;       // per clock, element by element
+constexpr double kWeightBytes = 26;         // per clock from the L2 cache
+
+double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
 
 double clocks_of(const Problem& problem, const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
                  bool result_channels_last, int multiprocessors) {
   const WindowAxis& d = plan.axes[0];
-  const double parts = plan.column_parts;
+  const double parts = plan.column_parts, element = element_bytes(plan);
   const double stages = static_cast<double>(sizes.stages) / parts;
-  const double stage_clocks = std::max(
-      2 * plan.blocks * plan.stage_units / 2. * product_clocks(plan.columns), kStageClocks);
+  const double stage_clocks =
+      std::max(2 * plan.blocks * plan.stage_units / 2. * product_clocks(plan.columns),
+               kStageClocks) +
+      kStageOverhead;
   const double tiles = std::ceil(sizes.column_tiles / parts);
-  const double products = stages * stage_clocks + tiles * kColumnTileClocks;
-  const double elements = tiles * plan.columns * plan.w_planes * 64. * plan.blocks;
-  const double store =
-      elements / (result_channels_last ? kStoreVectorElements : kStoreStagedElements);
+  const double changes = sizes.chunks > 1 ? sizes.chunks * kChunkClocks : kColumnTileClocks;
+  const double products = stages * stage_clocks + tiles * changes;
+  const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
+  const double store = stored / (result_channels_last ? kStoreVectorBytes : kStoreStagedBytes);
   const double boxes = sizes.chunks > 1 ? static_cast<double>(d.window) * sizes.chunks * tiles
                                         : std::min(d.window, d.operand_step);
+  const double box_rows = sizes.box_bytes / (16. * sizes.box.width);
   const double box_clocks =
-      sizes.box_bytes / (plan.element_fill ? kFillElementBytes : kFillUnitBytes);
+      plan.element_fill ? sizes.box_bytes / (kFillElements * element)
+                        : std::max(sizes.box_bytes / kFillUnitBytes, box_rows * kFillRowClocks);
   const double fill = boxes * box_clocks;
   const double weights = sizes.resident ? 0 : stages * sizes.stage_bytes / kWeightBytes;
   const double out =
-      tiles * plan.columns * plan.w_planes * 2. * plan.tile_h * plan.tile_w / kMemoryBytes;
+      tiles * plan.columns * plan.w_planes * element * plan.tile_h * plan.tile_w / kMemoryBytes;
   // One warpgroup multiplies while the other stores.
   double step = std::max({products, products / 2 + store, weights, out});
   const int ahead = sizes.chunks > 1 ? d.window : std::min(d.window, d.operand_step);
@@ -154,7 +164,7 @@ struct Search {
   }
 };
 
-// The best plan for a problem, whatever it costs.
+// The best plan for a problem, whatever it costs. `axes` may prescribe chunk and stage.
 std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaDataPlan& axes,
                                          Pass pass, bool channels_last, bool vectors,
                                          const Device& device) {
@@ -163,26 +173,19 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
   const int64_t result_channels =
       forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
-  const int units = static_cast<int>((operand_channels + 7) / 8);
+  const int unit = axes.unit_elements;
+  const int units = static_cast<int>((operand_channels + unit - 1) / unit);
   WgmmaDataPlan base = axes;
   base.w_planes = channels_last ? 1 : base.axes[2].planes;
   Search search{problem, pass, channels_last, device};
-  // As few chunks as fit: the order of the sums must not depend on what the batch makes best.
-  for (int chunks = 1; chunks <= units && !std::isfinite(search.clocks); ++chunks) {
-    const int chunk = (units + chunks - 1) / chunks;
-    // Two, four, six or eight units a stage: the largest that pads least.
-    base.chunk_units = std::numeric_limits<int>::max();
-    for (int stage : {8, 6, 4, 2}) {
-      const int padded = (chunk + stage - 1) / stage * stage;
-      if (padded >= base.chunk_units) continue;
-      base.chunk_units = padded;
-      base.stage_units = stage;
-    }
+  const auto consider_chunk = [&](int chunk_units, int stage_units) {
+    base.chunk_units = chunk_units;
+    base.stage_units = stage_units;
     // The copy engine would read the next group's channels where a chunk is not full.
     base.element_fill =
-        !vectors || (problem.groups > 1 && operand_channels % (8 * base.chunk_units) != 0);
+        !vectors || (problem.groups > 1 && operand_channels % (unit * base.chunk_units) != 0);
     const auto consider = [&](const WgmmaShape& shape) {
-      if (shape.w_planes != base.w_planes) return;
+      if (shape.w_planes != base.w_planes || !exists(shape, unit)) return;
       if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
       WgmmaDataPlan plan = base;
       plan.columns = shape.columns;
@@ -193,6 +196,32 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       for (const WgmmaShape& shape : kWgmmaShapesChannelsLast) consider(shape);
     else
       for (const WgmmaShape& shape : kWgmmaShapesContiguous) consider(shape);
+  };
+  if (axes.chunk_units != 0) {
+    consider_chunk(axes.chunk_units, axes.stage_units);
+  } else {
+    // The fewest chunks that fit, and a few more: smaller boxes may allow larger tiles. Only for a
+    // clear gain, since a window of boxes then passes by for every chunk.
+    constexpr int kMore = 3;
+    constexpr double kClearGain = 0.75;
+    for (int chunks = 1, last = units; chunks <= last; ++chunks) {
+      const int chunk = (units + chunks - 1) / chunks;
+      // Two, four, six or eight units a stage: padding costs, and so do short stages.
+      double least = std::numeric_limits<double>::infinity();
+      int chunk_units = 0, stage_units = 0;
+      for (const auto [stage, overhead] : {std::pair{8, 1.}, {6, 1.02}, {4, 1.1}, {2, 1.3}}) {
+        const int padded = (chunk + stage - 1) / stage * stage;
+        if (padded * overhead >= least) continue;
+        least = padded * overhead;
+        chunk_units = padded;
+        stage_units = stage;
+      }
+      consider_chunk(chunk_units, stage_units);
+      if (last == units && std::isfinite(search.clocks)) {
+        last = std::min(units, chunks + kMore);
+        if (chunks == 1) search.clocks *= kClearGain;
+      }
+    }
   }
   if (!std::isfinite(search.clocks)) return std::nullopt;
   return search.best;
@@ -227,9 +256,11 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
     input *= axis.input;
     output *= axis.output;
   }
-  constexpr double kProductsPerClock = 2048, kMost = 3.5;
-  const double floor = std::max(products / kProductsPerClock, 2 * (input + output) / kMemoryBytes) /
-                       device.multiprocessors;
+  const double element = element_bytes(plan), products_per_clock = 4096 / element;
+  constexpr double kMost = 4.5;
+  const double floor =
+      std::max(products / products_per_clock, element * (input + output) / kMemoryBytes) /
+      device.multiprocessors;
   return plan.clocks < kMost * floor;
 }
 
@@ -237,9 +268,11 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
 
 std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
                                              const TensorPointer& operand,
-                                             const TensorPointer& result, const Device& device) {
-  if (!device.has_wgmma || (type != DataType::kFloat16 && type != DataType::kBFloat16))
-    return std::nullopt;
+                                             const TensorPointer& result, bool allow_tf32,
+                                             const Device& device) {
+  const bool is_float32 = type == DataType::kFloat32;
+  if (!device.has_wgmma || (is_float32 && !allow_tf32)) return std::nullopt;
+  if (!is_float32 && type != DataType::kFloat16 && type != DataType::kBFloat16) return std::nullopt;
   const bool forward = pass == Pass::kForward;
   const int64_t operand_channels =
       forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
@@ -248,6 +281,7 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
   const bool channels_last = result.stride[1] < result.stride[4];
   if (!fits_data_kernels(problem)) return std::nullopt;
   WgmmaDataPlan base{};
+  base.unit_elements = is_float32 ? 4 : 8;
   for (int a = 0; a < 3; ++a) {
     const std::optional<WindowAxis> axis = window_axis(pass, problem.axes[a]);
     if (!axis) return std::nullopt;
@@ -264,8 +298,8 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
     return std::nullopt;
   const bool vectors = loads_in_vectors(operand, operand_channels, type);
   static PlanCache<WgmmaDataPlan> cache;
-  const PlanKey key(problem,
-                    {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors});
+  const PlanKey key(problem, {static_cast<int64_t>(pass), channels_last, vectors,
+                              device.multiprocessors, base.unit_elements});
   return cache.find(key, [&]() -> std::optional<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
@@ -273,7 +307,11 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
     const auto typical_plan = search_plan(typical, base, pass, channels_last, vectors, device);
     if (!typical_plan || !is_worthwhile(typical, pass, channels_last, *typical_plan, device))
       return std::nullopt;
-    return search_plan(problem, base, pass, channels_last, vectors, device);
+    // Nor must the order of the sums.
+    WgmmaDataPlan ordered = base;
+    ordered.chunk_units = typical_plan->chunk_units;
+    ordered.stage_units = typical_plan->stage_units;
+    return search_plan(problem, ordered, pass, channels_last, vectors, device);
   });
 }
 

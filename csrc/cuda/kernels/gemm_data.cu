@@ -112,8 +112,8 @@ GemmDataSizes gemm_data_sizes(const Problem& problem, Pass pass, DataType type,
 
 cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
                              const GemmDataPlan& plan, TensorPointer operand, TensorPointer weight,
-                             VectorPointer bias, TensorPointer result, void* scratch,
-                             cudaStream_t stream) {
+                             VectorPointer bias, TensorPointer result, bool allow_tf32,
+                             void* scratch, cudaStream_t stream) {
   const bool forward = pass == Pass::kForward;
   const int64_t in_channels = problem.in_channels_per_group();
   const int64_t out_channels = problem.out_channels_per_group();
@@ -153,6 +153,7 @@ cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
       .bias = bias,
       .packed = packed,
       .tables = {columns, chunks, rows, results, stages, positions},
+      .allow_tf32 = allow_tf32,
       .result_channels_last = channels_last,
       .result_in_vectors = loads_in_vectors(result, forward ? out_channels : in_channels, type),
   };

@@ -150,7 +150,9 @@ struct GemmTile {
     }
   }
 
-  // The k-steps of one stage; `rows` are this lane's operand row addresses.
+  // The k-steps of one stage; `rows` are this lane's operand row addresses. kAccurate (float32):
+  // three products of TF32 halves for one, else a single one.
+  template <bool kAccurate>
   __device__ void multiply_stage(const uint32_t (&rows)[kRowFragments], const char* stage) {
     constexpr int kAllGroups = (1 << kColumnGroups) - 1;
     const int lane = threadIdx.x % 32;
@@ -168,18 +170,18 @@ struct GemmTile {
     if (all == kAllGroups) {  // the common case, without branches: loads run ahead of products
 #pragma unroll
       for (int i = 0; i < kStageSteps; ++i)
-        multiply_step<true>(rows, offset[i], weights + i * kStepBytes, kAllGroups);
+        multiply_step<true, kAccurate>(rows, offset[i], weights + i * kStepBytes, kAllGroups);
     } else {
 #pragma unroll
       for (int i = 0; i < kStageSteps; ++i) {
         if (groups[i] != 0)
-          multiply_step<false>(rows, offset[i], weights + i * kStepBytes, groups[i]);
+          multiply_step<false, kAccurate>(rows, offset[i], weights + i * kStepBytes, groups[i]);
       }
     }
   }
 
  private:
-  template <bool kAll>
+  template <bool kAll, bool kAccurate>
   __device__ void multiply_step(const uint32_t (&rows)[kRowFragments], int offset, uint32_t weights,
                                 int groups) {
     uint32_t a[kRowFragments][4], a_low[kRowFragments][4];
@@ -191,7 +193,8 @@ struct GemmTile {
         for (int j = 0; j < 4; ++j) {
           const float value = __uint_as_float(a[i][j]);
           a[i][j] = round_to_tf32(a[i][j]);
-          a_low[i][j] = round_to_tf32(__float_as_uint(value - __uint_as_float(a[i][j])));
+          if (kAccurate)
+            a_low[i][j] = round_to_tf32(__float_as_uint(value - __uint_as_float(a[i][j])));
         }
       }
     }
@@ -200,7 +203,7 @@ struct GemmTile {
       if (!kAll && (groups >> g & 1) == 0) continue;
       uint32_t b[4];
       load_matrix_x4(b, weights + g * 16 * kUnitBytes);
-      if constexpr (kWeightParts<T> == 2) {
+      if constexpr (kWeightParts<T> == 2 && kAccurate) {
         uint32_t b_low[4];
         load_matrix_x4(b_low, weights + kPartBytes + g * 16 * kUnitBytes);
 #pragma unroll
@@ -420,12 +423,16 @@ __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
         if constexpr (kWeightParts<T> == 2) {
           // The tensor cores cut the low bits of every sum they carry: short sums are carried
           // there, long ones in float32 registers.
-          Tile partial;
-          partial.clear();
-          partial.multiply_stage(rows, weights);
-          tile.add(partial);
+          if (args.allow_tf32) {
+            tile.template multiply_stage<false>(rows, weights);
+          } else {
+            Tile partial;
+            partial.clear();
+            partial.template multiply_stage<true>(rows, weights);
+            tile.add(partial);
+          }
         } else {
-          tile.multiply_stage(rows, weights);
+          tile.template multiply_stage<true>(rows, weights);
         }
         slot = slot == kStages - 1 ? 0 : slot + 1;
       }

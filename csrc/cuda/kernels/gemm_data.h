@@ -59,7 +59,7 @@ bool tile_offsets_fit(const GemmDataPlan& plan, const TensorPointer& operand,
 // products are three TF32 products each, which keeps float32's order of error.
 cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
                              const GemmDataPlan& plan, TensorPointer operand, TensorPointer weight,
-                             VectorPointer bias, TensorPointer result, void* scratch,
-                             cudaStream_t stream);
+                             VectorPointer bias, TensorPointer result, bool allow_tf32,
+                             void* scratch, cudaStream_t stream);
 
 }  // namespace convt3d

@@ -143,9 +143,10 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
 
 cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
                                     const GemmGradWeightPlan& plan, TensorPointer grad_output,
-                                    TensorPointer input, TensorPointer grad_weight, void* workspace,
-                                    cudaStream_t stream) {
+                                    TensorPointer input, TensorPointer grad_weight, bool allow_tf32,
+                                    void* workspace, cudaStream_t stream) {
   GradWeightArguments args{};
+  args.allow_tf32 = allow_tf32;
   args.sizes = gemm_grad_weight_sizes(problem, type, plan);
   args.tap_warps = plan.tap_warps;
   args.position_warps = plan.position_warps;

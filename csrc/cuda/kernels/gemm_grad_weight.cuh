@@ -54,6 +54,7 @@ struct GradWeightArguments {
   FillOperand operands[2];  // still, moving
   int taps_per_block[3];    // groups of taps per axis
   int tap_warps, position_warps, stages;
+  bool allow_tf32;   // float32: one TF32 product for one, not three
   bool clear_tiles;  // fills leave channels or positions of the tiles unwritten
   int splits;
   int64_t tiles_per_split;
@@ -192,15 +193,16 @@ struct TapTile {
     }
   }
 
-  // float32: 8 positions. `still` and `moving` point to this lane's rows lane % 4 and lane % 4 + 4,
-  // at channel lane / 4.
+  // float32: 8 positions; three products of TF32 halves for one (kAccurate), or one. `still` and
+  // `moving` point to this lane's rows lane % 4 and lane % 4 + 4, at channel lane / 4.
+  template <bool kAccurate>
   __device__ void multiply(const float* (&still)[2], const float* (&moving)[2],
                            const int (&offset)[kTaps]) {
     // A sum of two TF32 values keeps float32's digits; the tensor cores ignore the low half's own
     // low bits.
     const auto split = [](float value, uint32_t& high, uint32_t& low) {
       high = round_to_tf32(__float_as_uint(value));
-      low = __float_as_uint(value - __uint_as_float(high));
+      if (kAccurate) low = __float_as_uint(value - __uint_as_float(high));
     };
     uint32_t a[kStill][4], a_low[kStill][4];
 #pragma unroll
@@ -221,8 +223,10 @@ struct TapTile {
         }
 #pragma unroll
         for (int i = 0; i < kStill; ++i) {
-          multiply_tile<T>(sum[t][i][j], a_low[i], b[0], b[1]);
-          multiply_tile<T>(sum[t][i][j], a[i], b_low[0], b_low[1]);
+          if constexpr (kAccurate) {
+            multiply_tile<T>(sum[t][i][j], a_low[i], b[0], b[1]);
+            multiply_tile<T>(sum[t][i][j], a[i], b_low[0], b_low[1]);
+          }
           multiply_tile<T>(sum[t][i][j], a[i], b[0], b[1]);
         }
       }
@@ -230,7 +234,7 @@ struct TapTile {
   }
 };
 
-template <typename T, int kStill, int kMoving, int kTaps>
+template <typename T, bool kAccurate, int kStill, int kMoving, int kTaps>
 __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const char* still,
                               const char* moving, const int* position_rows, int step,
                               int still_pitch, const int (&offset)[kTaps]) {
@@ -252,7 +256,7 @@ __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const ch
         a[e] = reinterpret_cast<const float*>(still + position * still_pitch) + lane / 4;
         b[e] = reinterpret_cast<const float*>(moving + position_rows[position]) + lane / 4;
       }
-      tile.multiply(a, b, offset);
+      tile.template multiply<kAccurate>(a, b, offset);
     }
   }
 }
@@ -276,7 +280,11 @@ __device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, k
     constexpr int kUnroll = kTaps >= 4 || (kCapped && kStill * kMoving * kTaps > 20) ? 1 : 2;
 #pragma unroll(kUnroll)
     for (int step = position_warp; step < steps; step += args.position_warps)
-      multiply_step<T>(tile, stage, moving, position_rows, step, pitch, offset);
+      multiply_step<T, true>(tile, stage, moving, position_rows, step, pitch, offset);
+  } else if (args.allow_tf32) {
+#pragma unroll 1
+    for (int step = position_warp; step < steps; step += args.position_warps)
+      multiply_step<T, false>(tile, stage, moving, position_rows, step, pitch, offset);
   } else {
     for (int from = position_warp; from < steps; from += kShortSteps * args.position_warps) {
       TapTile<T, kStill, kMoving, kTaps> partial;
@@ -284,7 +292,7 @@ __device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, k
       const int to = min(steps, from + kShortSteps * args.position_warps);
 #pragma unroll 1
       for (int step = from; step < to; step += args.position_warps)
-        multiply_step<T>(partial, stage, moving, position_rows, step, pitch, offset);
+        multiply_step<T, true>(partial, stage, moving, position_rows, step, pitch, offset);
       tile.add(partial);
     }
   }

@@ -92,7 +92,7 @@ bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, const TensorPointer
 // float32 products are three TF32 products each, which keeps float32's order of error.
 cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
                                     const GemmGradWeightPlan& plan, TensorPointer grad_output,
-                                    TensorPointer input, TensorPointer grad_weight, void* workspace,
-                                    cudaStream_t stream);
+                                    TensorPointer input, TensorPointer grad_weight, bool allow_tf32,
+                                    void* workspace, cudaStream_t stream);
 
 }  // namespace convt3d

@@ -68,6 +68,7 @@ struct GemmDataArguments {
   VectorPointer bias;
   char* packed;
   GemmDataTables tables;
+  bool allow_tf32;  // float32: one TF32 product for one, not three
   bool result_channels_last;
   bool result_in_vectors;  // channels of a position start on 16-byte boundaries
 };

@@ -120,9 +120,9 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// d (64 x kColumns, float32) += a (64 x 16) * b (16 x kColumns). A thread holds kColumns / 2 sums:
-// d[4 * j + 2 * half + e] is row 16 * warp + 8 * half + lane / 4, column 8 * j + 2 * (lane % 4) +
-// e.
+// d (64 x kColumns, float32) += a (64 x k) * b (k x kColumns), k: 32 bytes. A thread holds kColumns
+// / 2 sums: d[4 * j + 2 * half + e] is row 16 * warp + 8 * half + lane / 4, column 8 * j + 2 *
+// (lane % 4) + e.
 template <typename T, int kColumns>
 struct Wgmma;
 
@@ -168,6 +168,26 @@ struct Wgmma;
 CONVT3D_WGMMA_OF(__half, "f16")
 CONVT3D_WGMMA_OF(__nv_bfloat16, "bf16")
 #undef CONVT3D_WGMMA_OF
+#define CONVT3D_WGMMA_TF32(columns, a, b, c)                                                \
+  template <>                                                                               \
+  struct Wgmma<float, columns> {                                                            \
+    static __device__ __forceinline__ void multiply(float (&d)[columns / 2], uint64_t left, \
+                                                    uint64_t right, int accumulate) {       \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" c                                   \
+                   ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns                       \
+                   "k8.f32.tf32.tf32"                                                       \
+                   " {" CONVT3D_D##columns "}, %" a ", %" b ", p, 1, 1;\n}"                 \
+                   : CONVT3D_R##columns                                                     \
+                   : "l"(left), "l"(right), "r"(accumulate));                               \
+    }                                                                                       \
+  };
+CONVT3D_WGMMA_TF32(16, "8", "9", "10")
+CONVT3D_WGMMA_TF32(32, "16", "17", "18")
+CONVT3D_WGMMA_TF32(48, "24", "25", "26")
+CONVT3D_WGMMA_TF32(64, "32", "33", "34")
+CONVT3D_WGMMA_TF32(96, "48", "49", "50")
+CONVT3D_WGMMA_TF32(128, "64", "65", "66")
+#undef CONVT3D_WGMMA_TF32
 #undef CONVT3D_WGMMA
 
 }  // namespace convt3d

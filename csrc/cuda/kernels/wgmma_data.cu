@@ -13,6 +13,10 @@ extern template cudaError_t launch_wgmma_typed<__half, true>(const WgmmaDataArgu
                                                              cudaStream_t);
 extern template cudaError_t launch_wgmma_typed<__half, false>(const WgmmaDataArguments&, int,
                                                               cudaStream_t);
+extern template cudaError_t launch_wgmma_typed<float, true>(const WgmmaDataArguments&, int,
+                                                            cudaStream_t);
+extern template cudaError_t launch_wgmma_typed<float, false>(const WgmmaDataArguments&, int,
+                                                             cudaStream_t);
 extern template cudaError_t launch_wgmma_typed<__nv_bfloat16, true>(const WgmmaDataArguments&, int,
                                                                     cudaStream_t);
 extern template cudaError_t launch_wgmma_typed<__nv_bfloat16, false>(const WgmmaDataArguments&, int,
@@ -36,7 +40,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
   WgmmaDataSizes sizes{};
   const auto ceil_div = [](int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); };
-  sizes.units = ceil_div(operand_channels, kWgmmaUnitElements);
+  sizes.units = ceil_div(operand_channels, plan.unit_elements);
   sizes.chunks = ceil_div(sizes.units, plan.chunk_units);
   sizes.channel_tiles = ceil_div(result_channels, plan.columns);
   sizes.column_tiles =
@@ -58,9 +62,10 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
 
   const int group_rows = 64 * plan.blocks;
   const int64_t staging_bytes =
-      result_channels_last ? 0
-                           : int64_t{4} * kConsumerWarps * 2 * kStagedChannels *
-                                 staging_pitch_words(8 * plan.blocks * plan.w_planes);
+      result_channels_last
+          ? 0
+          : int64_t{4} * kConsumerWarps * 2 * kStagedChannels *
+                staging_pitch_words(64 * plan.blocks * plan.w_planes / plan.unit_elements);
   int64_t at = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes;
   const auto place = [&at](int64_t bytes) {
     at = round_up(at, 128);
@@ -108,20 +113,24 @@ static cudaError_t describe_operand(const WgmmaDataArguments& args, DataType typ
   cuuint64_t strides[4];
   for (int i = 0; i < 4; ++i)
     strides[i] = sizes[i + 1] == 1 ? kWgmmaUnitBytes
-                                   : unsigned64(args.operand.stride[i == 3 ? 0 : 4 - i] * 2);
-  const cuuint32_t extents[5] = {unsigned32(box.width * kWgmmaUnitElements),
+                                   : unsigned64(args.operand.stride[i == 3 ? 0 : 4 - i] *
+                                                (kWgmmaUnitBytes / args.plan.unit_elements));
+  const cuuint32_t extents[5] = {unsigned32(box.width * args.plan.unit_elements),
                                  unsigned32(w.operand_step * (box.halo_w - 1) + 1),
                                  unsigned32(h.operand_step * (box.halo_h - 1) + 1), 1, 1};
   const cuuint32_t steps[5] = {1, unsigned32(w.operand_step), unsigned32(h.operand_step), 1, 1};
   const CUtensorMapSwizzle swizzle = box.width == 8   ? CU_TENSOR_MAP_SWIZZLE_128B
                                      : box.width == 4 ? CU_TENSOR_MAP_SWIZZLE_64B
                                                       : CU_TENSOR_MAP_SWIZZLE_32B;
+  // TFLOAT32 rounds to nearest; the tensor cores would cut off.
+  const CUtensorMapDataType element = type == DataType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                      : type == DataType::kBFloat16
+                                          ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                          : CU_TENSOR_MAP_DATA_TYPE_TFLOAT32;
   const CUresult result =
-      encode(map,
-             type == DataType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                        : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-             5, args.operand.data, sizes, strides, extents, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encode(map, element, 5, args.operand.data, sizes, strides, extents, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -164,6 +173,9 @@ cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
   if (type == DataType::kBFloat16)
     return channels_last ? launch_wgmma_typed<__nv_bfloat16, true>(args, blocks, stream)
                          : launch_wgmma_typed<__nv_bfloat16, false>(args, blocks, stream);
+  if (type == DataType::kFloat32)
+    return channels_last ? launch_wgmma_typed<float, true>(args, blocks, stream)
+                         : launch_wgmma_typed<float, false>(args, blocks, stream);
   return cudaErrorInvalidValue;
 }
 

@@ -214,9 +214,8 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   Consumer<T, kColumns, kPlanes, kBlocks> consumer(args, shared, warpgroup);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int* const rows = shared.rows + warp * 16 * kBlocks;
-  uint32_t* const staging =
-      reinterpret_cast<uint32_t*>(shared.staging) +
-      warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
+  uint32_t* const staging = reinterpret_cast<uint32_t*>(shared.staging) +
+                            warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
 
   for (int64_t index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));

@@ -1,4 +1,5 @@
-// Forward and grad_input on Hopper's tensor cores, for float16 and bfloat16 (launch interface).
+// Forward and grad_input on Hopper's tensor cores, for float16, bfloat16 and float32 in TF32
+// (launch interface).
 #pragma once
 
 #include "direct.h"
@@ -10,6 +11,7 @@ namespace convt3d {
 // each of its two consumer warpgroups owns kBlocks x 64 of them.
 struct WgmmaDataPlan {
   WindowAxis axes[3];
+  int unit_elements;  // of 16 bytes: 8, or 4 for float32
   int columns;        // result channels of a column tile, padded: 16, 32, 48, 64, 96 or 128
   int w_planes;       // result planes along w in a column tile: 1, or all of them
   int blocks;         // 64-row blocks per warpgroup: 1, 2 or 4
@@ -39,10 +41,10 @@ struct WgmmaDataSizes {
   int tiles_h, tiles_w, segments;
   BoxShape box;
   int box_bytes, stage_bytes;
-  bool empty_planes;             // some result plane has no tap
-  int taps;                      // of the kernel
-  int64_t stages;                // weight stages of one group
-  bool resident;                 // every stage has its own slot
+  bool empty_planes;  // some result plane has no tap
+  int taps;           // of the kernel
+  int64_t stages;     // weight stages of one group
+  bool resident;      // every stage has its own slot
   int weights_at, staging_at, tables_at, barriers_at, shared_bytes;
   int64_t items;
   int64_t packed_bytes;
@@ -51,7 +53,8 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
                                 const WgmmaDataPlan& plan);
 
 // Packs the weights into `scratch` (packed_bytes, 16-byte aligned) and runs the product; both are
-// enqueued on `stream`. For kFloat16 and kBFloat16 on compute capability 9.0.
+// enqueued on `stream`. For kFloat16, kBFloat16, and kFloat32 rounded to TF32, on compute
+// capability 9.0.
 cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
                               const WgmmaDataPlan& plan, TensorPointer operand,
                               TensorPointer weight, VectorPointer bias, TensorPointer result,

@@ -75,7 +75,7 @@ __device__ __forceinline__ void fill_box_tensor(const WgmmaDataArguments& args, 
         box += shape.area * row_bytes;
       }
     }
-    channel += shape.width * kWgmmaUnitElements;
+    channel += shape.width * args.plan.unit_elements;
   }
 }
 
@@ -84,7 +84,10 @@ template <typename T>
 __device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args,
                                                   const WgmmaShared& shared, char* box,
                                                   const BoxSource<T>& from, int thread) {
-  constexpr int kAtOnce = 2;
+  constexpr int kElements = kWgmmaUnitElements<T>;
+  // Sixteen loads under way: of two units of one row, or of two rows.
+  constexpr int kAtOnce = 2, kRows = 8 / kElements;
+  using Bits = BitsOf<T>;
   const int extent_h = args.plan.axes[1].operand_extent;
   const int extent_w = args.plan.axes[2].operand_extent;
   const int stride_h = static_cast<int>(args.operand.stride[3]);
@@ -93,35 +96,49 @@ __device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args
   const int places = args.sizes.box.span_h * args.sizes.box.span_w;
   const BoxShape& shape = args.sizes.box;
   const int units = args.plan.chunk_units;  // even, as is the width
-  const unsigned short* const plane = reinterpret_cast<const unsigned short*>(from.source);
+  const Bits* const plane = reinterpret_cast<const Bits*>(from.source);
 #pragma unroll 1
   for (int unit = 0; unit < units; unit += kAtOnce) {
-    const int channels = from.channels - unit * kWgmmaUnitElements;
+    const int channels = from.channels - unit * kElements;
     char* const columns = box + unit / shape.width * shape.bytes();
     const int first_unit = unit % shape.width;
-    const unsigned short* const first = plane + unit * kWgmmaUnitElements * stride_c;
+    const Bits* const first = plane + unit * kElements * stride_c;
 #pragma unroll 1
-    for (int at = thread; at < places; at += kFillThreads) {
-      const unsigned place = shared.places[at];
-      const int y = from.y + static_cast<int>(place >> 24);
-      const int x = from.x + static_cast<int>(place >> 16 & 255);
-      const bool inside = from.inside && inside_extent(y, extent_h) && inside_extent(x, extent_w);
-      const unsigned short* source = first + (inside ? y * stride_h + x * stride_w : 0);
-      unsigned short values[kAtOnce * kWgmmaUnitElements];
+    for (int at = thread; at < places; at += kRows * kFillThreads) {
+      Bits values[kRows][kAtOnce * kElements];
 #pragma unroll
-      for (int j = 0; j < kAtOnce * kWgmmaUnitElements; ++j) {
-        values[j] = inside && j < channels ? __ldg(source) : 0;
-        source += stride_c;
+      for (int r = 0; r < kRows; ++r) {
+        const bool exists = r == 0 || at + r * kFillThreads < places;
+        const unsigned place = exists ? shared.places[at + r * kFillThreads] : 0;
+        const int y = from.y + static_cast<int>(place >> 24);
+        const int x = from.x + static_cast<int>(place >> 16 & 255);
+        const bool inside =
+            exists && from.inside && inside_extent(y, extent_h) && inside_extent(x, extent_w);
+        const Bits* source = first + (inside ? y * stride_h + x * stride_w : 0);
+#pragma unroll
+        for (int j = 0; j < kAtOnce * kElements; ++j) {
+          values[r][j] = inside && j < channels ? __ldg(source) : 0;
+          source += stride_c;
+        }
       }
-      const int row = place & 0xffff;
 #pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
-        const unsigned short* v = values + u * kWgmmaUnitElements;
-        const uint4 packed{
-            v[0] | static_cast<unsigned>(v[1]) << 16, v[2] | static_cast<unsigned>(v[3]) << 16,
-            v[4] | static_cast<unsigned>(v[5]) << 16, v[6] | static_cast<unsigned>(v[7]) << 16};
-        *reinterpret_cast<uint4*>(columns + shape.unit_at(row, first_unit + u) * kWgmmaUnitBytes) =
-            packed;
+      for (int r = 0; r < kRows; ++r) {
+        if (r > 0 && at + r * kFillThreads >= places) continue;
+        const int row = shared.places[at + r * kFillThreads] & 0xffff;
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          const Bits* v = values[r] + u * kElements;
+          uint4 packed;
+          if constexpr (sizeof(T) == 4)
+            packed = {round_to_tf32(v[0]), round_to_tf32(v[1]), round_to_tf32(v[2]),
+                      round_to_tf32(v[3])};
+          else
+            packed = {
+                v[0] | static_cast<unsigned>(v[1]) << 16, v[2] | static_cast<unsigned>(v[3]) << 16,
+                v[4] | static_cast<unsigned>(v[5]) << 16, v[6] | static_cast<unsigned>(v[7]) << 16};
+          *reinterpret_cast<uint4*>(columns +
+                                    shape.unit_at(row, first_unit + u) * kWgmmaUnitBytes) = packed;
+        }
       }
     }
   }
@@ -144,7 +161,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
       const int fresh = sizes.chunks > 1 || t == item.first_d ? d.window : box_advance(d);
       for (int pass = 0; pass < passes; ++pass) {
         for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
-          const int channel = chunk * plan.chunk_units * kWgmmaUnitElements;
+          const int channel = chunk * plan.chunk_units * kWgmmaUnitElements<T>;
           for (int b = d.window - fresh; b < d.window; ++b) {
             const int z = d.operand_step * t + d.origin + b;
             if (!first_round) {
@@ -163,7 +180,8 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                       (static_cast<int64_t>(item.group) * args.operand_channels + channel) *
                           args.operand.stride[1] +
                       z * args.operand.stride[2],
-                  y, x, min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements),
+                  y, x,
+                  min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
                   inside_extent(z, d.operand_extent)};
               fill_box_elements<T>(args, shared, base + offset, from, thread);
               fence_for_wgmma();

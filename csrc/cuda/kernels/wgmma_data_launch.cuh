@@ -14,13 +14,17 @@ template <typename T, bool kChannelsLast, int kIndex>
 cudaError_t launch_wgmma_shape(const WgmmaDataArguments& args, int blocks, cudaStream_t stream) {
   constexpr WgmmaShape kShape =
       kChannelsLast ? kWgmmaShapesChannelsLast[kIndex] : kWgmmaShapesContiguous[kIndex];
-  const auto kernel =
-      wgmma_data_kernel<T, kShape.columns, kShape.w_planes, kShape.blocks, kChannelsLast>;
-  const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
-  if (status != cudaSuccess) return status;
-  kernel<<<blocks, kWgmmaThreads, args.sizes.shared_bytes, stream>>>(args);
-  return cudaGetLastError();
+  if constexpr (exists(kShape, kWgmmaUnitElements<T>)) {
+    const auto kernel =
+        wgmma_data_kernel<T, kShape.columns, kShape.w_planes, kShape.blocks, kChannelsLast>;
+    const cudaError_t status = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
+    if (status != cudaSuccess) return status;
+    kernel<<<blocks, kWgmmaThreads, args.sizes.shared_bytes, stream>>>(args);
+    return cudaGetLastError();
+  } else {
+    return cudaErrorInvalidValue;
+  }
 }
 
 template <typename T, bool kChannelsLast, size_t... kIndex>

@@ -44,18 +44,22 @@ __global__ void __launch_bounds__(kPackThreads)
           stages_per_tap +
       unit / plan.stage_units;
   const int channel = slice * columns + channel_of_column(column, columns, channels_last);
-  const int first = (chunk * plan.chunk_units + unit) * kWgmmaUnitElements;
+  constexpr int kElements = kWgmmaUnitElements<T>;
+  const int first = (chunk * plan.chunk_units + unit) * kElements;
   const T* weight = static_cast<const T*>(args.weight.data) + group * args.weight_group_stride +
                     channel * args.weight_result_stride + first * args.weight_operand_stride +
                     d.tap[tap.tap_d] * args.weight.stride[2] +
                     h.tap[tap.tap_h] * args.weight.stride[3] +
                     w.tap[tap.tap_w] * args.weight.stride[4];
-  alignas(16) T values[kWgmmaUnitElements];
+  alignas(16) T values[kElements];
 #pragma unroll
-  for (int j = 0; j < kWgmmaUnitElements; ++j)
+  for (int j = 0; j < kElements; ++j) {
     values[j] = channel < args.result_channels && first + j < args.operand_channels
                     ? weight[j * args.weight_operand_stride]
                     : Convert<T>::from(0.f);
+    if constexpr (sizeof(T) == 4)
+      values[j] = __uint_as_float(round_to_tf32(__float_as_uint(values[j])));
+  }
   *reinterpret_cast<uint4*>(args.packed + stage * args.sizes.stage_bytes +
                             (unit % plan.stage_units * columns + column) * kWgmmaUnitBytes) =
       *reinterpret_cast<const uint4*>(values);

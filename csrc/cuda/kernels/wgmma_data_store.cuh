@@ -7,6 +7,10 @@
 
 namespace convt3d {
 
+// Elements of 32 bits.
+template <typename T>
+constexpr int kWordElements = 4 / static_cast<int>(sizeof(T));
+
 template <typename T>
 __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
   if constexpr (std::is_same_v<T, __half>) {
@@ -51,7 +55,7 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
   const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
   const int stride_h = static_cast<int>(args.result.stride[3]);
   const int stride_w = static_cast<int>(args.result.stride[4]);
-  const bool has_bias = args.bias.data != nullptr;
+  [[maybe_unused]] const bool has_bias = args.bias.data != nullptr;
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
@@ -63,29 +67,40 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
       T* const position = to.base + y * stride_h + x * stride_w;
 #pragma unroll
       for (int first = 0; first < kColumns; first += 32) {
-        constexpr int kWhole = 8;
+        constexpr int kWhole = 8, kVector = 4 * kWordElements<T>;
         const int owned = kColumns - first >= 32 ? kWhole : 4;
-        const int channel = first + owned * (lane % 4);
-        if (channel >= to.channels) continue;
-        T* const target = position + channel;
-        uint32_t words[kWhole / 2];
 #pragma unroll
-        for (int j = 0; j < owned / 2; ++j) {
-          const float* pair = &sums[block][0][first / 2 + j * 4 + half * 2];
-          words[j] = has_bias ? pack_pair<T>(pair[0] + to.bias[channel + 2 * j],
-                                             pair[1] + to.bias[channel + 2 * j + 1])
-                              : pack_pair<T>(pair[0], pair[1]);
-        }
-        if (!args.result_in_vectors) {
+        for (int part = 0; part < owned; part += kVector) {
+          const int channel = first + owned * static_cast<int>(threadIdx.x % 4) + part;
+          if (channel >= to.channels) continue;
+          const int count = owned < kVector ? owned : kVector;
+          uint32_t words[4];
 #pragma unroll
-          for (int i = 0; i < owned; ++i)
-            if (channel + i < to.channels)
-              reinterpret_cast<unsigned short*>(target)[i] =
-                  static_cast<unsigned short>(words[i / 2] >> (16 * (i % 2)));
-        } else if (owned == kWhole) {
-          store_vector(target, words);
-        } else {
-          store_half_vector(target, words);
+          for (int j = 0; j < count; j += 2) {
+            const float* pair = &sums[block][0][first / 2 + (part + j) * 2 + half * 2];
+            const float* const bias = to.bias + channel + j;
+            if constexpr (kWordElements<T> == 1) {
+              words[j] = __float_as_uint(pair[0] + bias[0]);
+              words[j + 1] = __float_as_uint(pair[1] + bias[1]);
+            } else {
+              // Without the condition some instances spill.
+              words[j / 2] = has_bias ? pack_pair<T>(pair[0] + bias[0], pair[1] + bias[1])
+                                      : pack_pair<T>(pair[0], pair[1]);
+            }
+          }
+          T* const target = position + channel;
+          if (!args.result_in_vectors) {
+            using Bits = BitsOf<T>;
+#pragma unroll
+            for (int i = 0; i < count; ++i)
+              if (channel + i < to.channels)
+                reinterpret_cast<Bits*>(target)[i] = static_cast<Bits>(
+                    words[i / kWordElements<T>] >> (8 * sizeof(T) * (i % kWordElements<T>)));
+          } else if (count == kVector) {
+            store_vector(target, words);
+          } else {
+            store_half_vector(target, words);
+          }
         }
       }
     }
@@ -98,19 +113,18 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
 // latter: the same positions for all channels, so that they are located once per column tile.
 template <typename T, int kPlanes, int kBlocks>
 struct StagedWords {
-  static constexpr int kOfElement = 4 / static_cast<int>(sizeof(T));  // elements per word
-  static constexpr int kPerChannel = 16 * kBlocks * kPlanes / kOfElement;
+  static constexpr int kPerChannel = 16 * kBlocks * kPlanes / kWordElements<T>;
   static constexpr int kPitch = staging_pitch_words(kPerChannel);
   // Lanes are spread over channels, or take several words.
   static constexpr int kChannelsAtOnce = kPerChannel < 32 ? 32 / kPerChannel : 1;
   static constexpr int kPerLane = kPerChannel > 32 ? kPerChannel / 32 : 1;
 };
 
-// Where the two elements of a word go, relative to the result tile.
+// Where the elements of a word go, relative to the result tile.
 struct WordPlace {
   int offset[2];
   bool inside[2];
-  bool together;  // both inside, neighbours, on a 32-bit boundary
+  bool together;  // all inside, neighbours, on a 32-bit boundary
 };
 
 template <typename T, int kPlanes>
@@ -120,21 +134,25 @@ __device__ __forceinline__ WordPlace locate_word(const WgmmaDataArguments& args,
   const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
   WordPlace place{};
 #pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    const int element = 2 * word + e;
+  for (int e = 0; e < kWordElements<T>; ++e) {
+    const int element = kWordElements<T> * word + e;
     const int hw = rows[element / kPlanes];
     const int y = axis_h.result_step * (to.h + (hw >> 16)) + to.plane_h;
     const int x = axis_w.result_step * (to.w + (hw & 0xffff)) +
                   (kPlanes > 1 ? element % kPlanes : to.plane_w);
-    place.offset[e] = y * static_cast<int>(args.result.stride[3]) +
-                      x * static_cast<int>(args.result.stride[4]);
+    place.offset[e] =
+        y * static_cast<int>(args.result.stride[3]) + x * static_cast<int>(args.result.stride[4]);
     // Said so that the compiler keeps one offset where it can.
     if (kPlanes > 1 && e == 1) place.offset[1] = place.offset[0] + 1;
     place.inside[e] = hw >= 0 && y < axis_h.result_extent && x < axis_w.result_extent;
   }
-  place.together =
-      place.inside[0] && place.inside[1] && place.offset[1] == place.offset[0] + 1 &&
-      (reinterpret_cast<uintptr_t>(to.base + place.offset[0]) | 2 * args.result.stride[1]) % 4 == 0;
+  if constexpr (kWordElements<T> == 1)
+    place.together = place.inside[0];
+  else
+    place.together =
+        place.inside[0] && place.inside[1] && place.offset[1] == place.offset[0] + 1 &&
+        (reinterpret_cast<uintptr_t>(to.base + place.offset[0]) | 2 * args.result.stride[1]) % 4 ==
+            0;
   return place;
 }
 
@@ -147,12 +165,12 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
   const auto sum = [&](int block, int p, int half, int e) {
     return sums[block][p][first / 2 + half * 2 + e] + bias[e];
   };
-  if constexpr (kPlanes == 1) {
+  if constexpr (kPlanes == 1 && kWordElements<T> == 2) {
     // Transposed 8 x 8 at a time: matrix m is half m % 2 of block m / 2.
     constexpr int kAtOnce = kBlocks == 1 ? 2 : 4;
     const int m = lane / 8 % kAtOnce;
-    const uint32_t target = shared_address(staging + lane % 8 * Words::kPitch +
-                                           (m % 2 * kBlocks + m / 2) * 4);
+    const uint32_t target =
+        shared_address(staging + lane % 8 * Words::kPitch + (m % 2 * kBlocks + m / 2) * 4);
 #pragma unroll
     for (int block = 0; block < kBlocks; block += kAtOnce / 2) {
       uint32_t words[kAtOnce];
@@ -162,20 +180,25 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
       store_matrices_transposed(target + block * 16, words);
     }
   } else {
-    uint32_t* const target = staging + 2 * (lane % 4) * Words::kPitch + lane / 4 * (kPlanes / 2);
+    constexpr int kWords = kPlanes / kWordElements<T>;  // of a position
+    uint32_t* const target = staging + 2 * (lane % 4) * Words::kPitch + lane / 4 * kWords;
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          uint32_t words[kPlanes / 2];
+          uint32_t words[kWords];
 #pragma unroll
-          for (int p = 0; p < kPlanes; p += 2)
-            words[p / 2] = pack_pair<T>(sum(block, p, half, e), sum(block, p + 1, half, e));
-          uint32_t* const at =
-              target + e * Words::kPitch + (half * kBlocks + block) * 8 * (kPlanes / 2);
-          if constexpr (kPlanes == 4)
+          for (int i = 0; i < kWords; ++i)
+            if constexpr (kWordElements<T> == 2)
+              words[i] = pack_pair<T>(sum(block, 2 * i, half, e), sum(block, 2 * i + 1, half, e));
+            else
+              words[i] = __float_as_uint(sum(block, i, half, e));
+          uint32_t* const at = target + e * Words::kPitch + (half * kBlocks + block) * 8 * kWords;
+          if constexpr (kWords == 4)
+            *reinterpret_cast<uint4*>(at) = {words[0], words[1], words[2], words[3]};
+          else if constexpr (kWords == 2)
             *reinterpret_cast<uint2*>(at) = {words[0], words[1]};
           else
             *at = words[0];
@@ -184,10 +207,10 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
 }
 
 template <typename T, int kColumns, int kPlanes, int kBlocks>
-__device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
-                                                 const ResultTile<T>& to,
-                                                 const float (&sums)[kBlocks][kPlanes][kColumns / 2],
-                                                 const int* rows, uint32_t* staging, int lane) {
+__device__ __forceinline__ void store_contiguous(
+    const WgmmaDataArguments& args, const ResultTile<T>& to,
+    const float (&sums)[kBlocks][kPlanes][kColumns / 2], const int* rows, uint32_t* staging,
+    int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
   constexpr int kBuffer = kStagedChannels * Words::kPitch;
   const int first_word = lane % Words::kPerChannel, first_channel = lane / Words::kPerChannel;
@@ -196,8 +219,9 @@ __device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
 #pragma unroll
   for (int k = 0; k < Words::kPerLane; ++k) {
     places[k] = locate_word<T, kPlanes>(args, to, rows, first_word + 32 * k);
-    any = any || places[k].inside[0] || places[k].inside[1];
-    apart = apart || (!places[k].together && (places[k].inside[0] || places[k].inside[1]));
+    const bool inside = places[k].inside[0] || places[k].inside[1];
+    any = any || inside;
+    apart = apart || (inside && !places[k].together);
   }
   if (!__any_sync(0xffffffffu, any)) return;
   apart = __any_sync(0xffffffffu, apart);

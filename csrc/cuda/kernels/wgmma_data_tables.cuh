@@ -4,6 +4,8 @@
 
 #include <cuda.h>
 
+#include <type_traits>
+
 #include "mma.cuh"
 #include "scalar.cuh"
 #include "wgmma.cuh"
@@ -12,7 +14,8 @@
 namespace convt3d {
 
 constexpr int kWgmmaUnitBytes = 16;
-constexpr int kWgmmaUnitElements = 8;  // 16-bit types
+template <typename T>
+constexpr int kWgmmaUnitElements = kWgmmaUnitBytes / static_cast<int>(sizeof(T));
 constexpr int kWgmmaThreads = 4 * kWarpgroupThreads;
 constexpr int kConsumerWarps = 8;
 constexpr int kFillWarps = 7;
@@ -23,6 +26,9 @@ constexpr int kConsumerRegisters = 192, kProducerRegisters = 64;
 // units from one channel to the next spreads them over all banks.
 constexpr int kStagedChannels = 8;
 constexpr int staging_pitch_words(int words) { return words + 4; }
+
+template <typename T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
 
 struct WgmmaDataArguments {
   WgmmaDataPlan plan;

@@ -21,6 +21,11 @@ constexpr WgmmaShape kWgmmaShapesContiguous[] = {
     {64, 1, 1}, {64, 1, 2}, {128, 1, 1}, {128, 1, 2}, {16, 2, 2}, {16, 2, 4}, {32, 2, 1},
     {32, 2, 2}, {64, 2, 1}, {64, 2, 2},  {16, 4, 1},  {16, 4, 2}};
 
+// Whether there is an instance: float32 results would spill where four blocks have 128 sums.
+constexpr bool exists(const WgmmaShape& shape, int unit_elements) {
+  return unit_elements == 8 || shape.blocks < 4 || shape.columns < 64;
+}
+
 constexpr bool matches(const WgmmaShape& shape, const WgmmaDataPlan& plan) {
   return shape.columns == plan.columns && shape.w_planes == plan.w_planes &&
          shape.blocks == plan.blocks;
