@@ -50,6 +50,9 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.segments = ceil_div(d.positions, plan.segment);
   sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan));
   sizes.box_bytes = sizes.box.bytes() * (plan.chunk_units / sizes.box.width);
+  sizes.pairs = sizes.box.span_w / 2 + 1;
+  sizes.pair_rows = kFillThreads / sizes.pairs;
+  sizes.pair_rest = kFillThreads % sizes.pairs;
   sizes.stage_bytes = plan.stage_units * plan.columns * kWgmmaUnitBytes;
   for (const WindowAxis& axis : plan.axes)
     for (int plane = 0; plane < axis.planes; ++plane)
@@ -88,6 +91,14 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
                 static_cast<int64_t>(sizes.tiles_h) * sizes.tiles_w;
   sizes.packed_bytes = problem.groups * sizes.stages * sizes.stage_bytes;
   return sizes;
+}
+
+// Whether neighbours along w can be read two at a time.
+static bool reads_in_pairs(const TensorPointer& operand, int extent_w) {
+  bool even = operand.stride[4] == 1 && extent_w % 2 == 0 &&
+              reinterpret_cast<uintptr_t>(operand.data) % 4 == 0;
+  for (int dim : {0, 1, 2, 3}) even = even && operand.stride[dim] % 2 == 0;
+  return even;
 }
 
 // The operand (channels, w, h, d, batch) as the copy engine sees it: a box of one residue pair.
@@ -160,6 +171,7 @@ cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
       .packed = static_cast<char*>(scratch),
       .result_in_vectors =
           channels_last && loads_in_vectors(result, forward ? out_channels : in_channels, type),
+      .operand_in_pairs = reads_in_pairs(operand, plan.axes[2].operand_extent),
   };
   if (!plan.element_fill) {
     const cudaError_t status =

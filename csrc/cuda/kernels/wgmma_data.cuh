@@ -280,7 +280,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
     if (thread == 0) load_weights(args, shared);
     if (args.plan.element_fill ? thread >= 32 : thread == 32)
-      fill_boxes<T>(args, shared, base, thread - 32);
+      fill_boxes<T, !kChannelsLast>(args, shared, thread - 32);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kConsumerRegisters));
     consume<T, kColumns, kPlanes, kBlocks, kChannelsLast>(args, shared, warpgroup);

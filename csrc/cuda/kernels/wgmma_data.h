@@ -41,10 +41,12 @@ struct WgmmaDataSizes {
   int tiles_h, tiles_w, segments;
   BoxShape box;
   int box_bytes, stage_bytes;
-  bool empty_planes;  // some result plane has no tap
-  int taps;           // of the kernel
-  int64_t stages;     // weight stages of one group
-  bool resident;      // every stage has its own slot
+  int pairs;                 // of neighbours along w that cover a line of a box
+  int pair_rows, pair_rest;  // the filling threads as lines of pairs, and what remains
+  bool empty_planes;         // some result plane has no tap
+  int taps;                  // of the kernel
+  int64_t stages;            // weight stages of one group
+  bool resident;             // every stage has its own slot
   int weights_at, staging_at, tables_at, barriers_at, shared_bytes;
   int64_t items;
   int64_t packed_bytes;

@@ -13,8 +13,7 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
   const WgmmaDataSizes& sizes = args.sizes;
   const int stages_per_tap = plan.chunk_units / plan.stage_units;
   RingCursor cursor;
-  bool first_round = true;
-  for (int64_t index = blockIdx.x; index < sizes.items; index += gridDim.x) {
+  for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
     const char* packed = args.packed + item.group * sizes.stages * sizes.stage_bytes;
     const int steps = sizes.resident ? 1 : item.last_d - item.first_d;
@@ -27,14 +26,13 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
         const char* source = packed + begin * stages_per_tap * sizes.stage_bytes;
         const int count = tile.taps * sizes.chunks * stages_per_tap;
         for (int stage = 0; stage < count; ++stage) {
-          if (!first_round) barrier_wait(shared.weight_empty(cursor.slot), cursor.parity ^ 1);
+          barrier_wait(shared.weight_empty(cursor.slot), cursor.parity ^ 1);
           const uint32_t full = shared.weight_full(cursor.slot);
           barrier_expect(full, sizes.stage_bytes);
           copy_bulk(shared.weights + cursor.slot * sizes.stage_bytes, source, sizes.stage_bytes,
                     full);
           source += sizes.stage_bytes;
           cursor.advance(shared.weight_slots);
-          if (cursor.slot == 0) first_round = false;
         }
       }
     }
@@ -82,7 +80,7 @@ __device__ __forceinline__ void fill_box_tensor(const WgmmaDataArguments& args, 
 // Element by element: neighbouring threads take neighbouring rows, which lie along w.
 template <typename T>
 __device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args,
-                                                  const WgmmaShared& shared, char* box,
+                                                  const WgmmaShared& shared, uint32_t box,
                                                   const BoxSource<T>& from, int thread) {
   constexpr int kElements = kWgmmaUnitElements<T>;
   // Sixteen loads under way: of two units of one row, or of two rows.
@@ -100,7 +98,7 @@ __device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args
 #pragma unroll 1
   for (int unit = 0; unit < units; unit += kAtOnce) {
     const int channels = from.channels - unit * kElements;
-    char* const columns = box + unit / shape.width * shape.bytes();
+    const uint32_t columns = box + unit / shape.width * shape.bytes();
     const int first_unit = unit % shape.width;
     const Bits* const first = plane + unit * kElements * stride_c;
 #pragma unroll 1
@@ -136,26 +134,75 @@ __device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args
             packed = {
                 v[0] | static_cast<unsigned>(v[1]) << 16, v[2] | static_cast<unsigned>(v[3]) << 16,
                 v[4] | static_cast<unsigned>(v[5]) << 16, v[6] | static_cast<unsigned>(v[7]) << 16};
-          *reinterpret_cast<uint4*>(columns +
-                                    shape.unit_at(row, first_unit + u) * kWgmmaUnitBytes) = packed;
+          store_shared(columns + shape.unit_at(row, first_unit + u) * kWgmmaUnitBytes, packed);
         }
       }
     }
   }
 }
 
-// Fills boxes in the order in which the consumers take them up. For one thread (the copy engine) or
-// seven warps.
+// The same with two neighbours along w per load, which doubles the bytes under way: for 16-bit
+// operands whose rows start and end on 4-byte boundaries (operand_in_pairs).
 template <typename T>
-__device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared, char* base,
-                           int thread) {
+__device__ __forceinline__ void fill_box_pairs(const WgmmaDataArguments& args,
+                                               const WgmmaShared& shared, uint32_t box,
+                                               const BoxSource<T>& from, int thread) {
+  constexpr int kElements = kWgmmaUnitElements<T>, kAtOnce = 2;
+  const BoxShape& shape = args.sizes.box;
+#pragma unroll 1
+  for (int unit = 0; unit < args.plan.chunk_units; unit += kAtOnce) {
+    const int channels = from.channels - unit * kElements;
+    const uint32_t columns = box + unit / shape.width * shape.bytes();
+    int row = thread / args.sizes.pairs, pair = thread % args.sizes.pairs;
+#pragma unroll 1
+    while (row < shape.span_h) {
+      const int column = 2 * pair - (from.x & 1), y = from.y + row, x = from.x + column;
+      const bool inside = from.inside && inside_extent(y, args.plan.axes[1].operand_extent) &&
+                          inside_extent(x, args.plan.axes[2].operand_extent);
+      const T* source = from.source + unit * kElements * args.operand.stride[1];
+      if (inside) source += y * static_cast<int>(args.operand.stride[3]) + x;
+      uint32_t values[kAtOnce * kElements];
+#pragma unroll
+      for (int j = 0; j < kAtOnce * kElements; ++j) {
+        values[j] = inside && j < channels ? __ldg(reinterpret_cast<const uint32_t*>(source)) : 0;
+        source += args.operand.stride[1];
+      }
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        if (static_cast<unsigned>(column + e) >= static_cast<unsigned>(shape.span_w)) continue;
+        const int place = shared.places[row * shape.span_w + column + e] & 0xffff;
+        const int halves = e == 0 ? 0x5410 : 0x7632;
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          const uint32_t* v = values + u * kElements;
+          store_shared(columns + shape.unit_at(place, unit % shape.width + u) * kWgmmaUnitBytes,
+                       {__byte_perm(v[0], v[1], halves), __byte_perm(v[2], v[3], halves),
+                        __byte_perm(v[4], v[5], halves), __byte_perm(v[6], v[7], halves)});
+        }
+      }
+      row += args.sizes.pair_rows;
+      pair += args.sizes.pair_rest;
+      if (pair >= args.sizes.pairs) {
+        pair -= args.sizes.pairs;
+        ++row;
+      }
+    }
+  }
+}
+
+// Fills boxes in the order in which the consumers take them up. For one thread (the copy engine) or
+// seven warps. kPairs: operand_in_pairs may be set.
+template <typename T, bool kPairs>
+__device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared, int thread) {
   const WgmmaDataPlan& plan = args.plan;
   const WgmmaDataSizes& sizes = args.sizes;
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
   RingCursor cursor;
-  bool first_round = true;
-  for (int64_t index = blockIdx.x; index < sizes.items; index += gridDim.x) {
-    const WorkItem item(args, static_cast<int>(index));
+  for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
+    // In shared memory, because registers are short here.
+    const WorkItem& item = shared.items[thread / 32];
+    if (thread % 32 == 0) shared.items[thread / 32] = WorkItem(args, static_cast<int>(index));
+    if (plan.element_fill) __syncwarp();
     const int passes = sizes.chunks > 1 ? item.last_column - item.first_column : 1;
     for (int t = item.first_d; t < item.last_d; ++t) {
       const int fresh = sizes.chunks > 1 || t == item.first_d ? d.window : box_advance(d);
@@ -164,9 +211,8 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
           const int channel = chunk * plan.chunk_units * kWgmmaUnitElements<T>;
           for (int b = d.window - fresh; b < d.window; ++b) {
             const int z = d.operand_step * t + d.origin + b;
-            if (!first_round) {
-              barrier_wait(shared.box_empty(cursor.slot), cursor.parity ^ 1);
-            }
+            // A new barrier counts as having completed the phase before its first.
+            barrier_wait(shared.box_empty(cursor.slot), cursor.parity ^ 1);
             const int y = h.operand_step * item.h + h.origin;
             const int x = w.operand_step * item.w + w.origin;
             const int offset = cursor.slot * sizes.box_bytes;
@@ -183,13 +229,17 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                   y, x,
                   min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
                   inside_extent(z, d.operand_extent)};
-              fill_box_elements<T>(args, shared, base + offset, from, thread);
+              bool filled = false;
+              if constexpr (kPairs && sizeof(T) == 2) {
+                filled = args.operand_in_pairs;
+                if (filled) fill_box_pairs<T>(args, shared, shared.boxes + offset, from, thread);
+              }
+              if (!filled) fill_box_elements<T>(args, shared, shared.boxes + offset, from, thread);
               fence_for_wgmma();
               __syncwarp();
               if (thread % 32 == 0) barrier_arrive(full);
             }
             cursor.advance(shared.box_slots);
-            if (cursor.slot == 0) first_round = false;
           }
         }
       }

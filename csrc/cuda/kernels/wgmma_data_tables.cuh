@@ -41,6 +41,7 @@ struct WgmmaDataArguments {
   VectorPointer bias;
   char* packed;
   bool result_in_vectors;  // channels-last: 16-byte stores
+  bool operand_in_pairs;   // 16-bit, contiguous: rows start on 4-byte boundaries and end there
 };
 
 // ---- The order of taps -----------------------------------------------------------------------
@@ -140,6 +141,7 @@ struct WgmmaShared {
   uint32_t boxes, weights, barriers;
   char* staging;
   ColumnPlace* columns;
+  WorkItem* items;   // one per filling warp
   int* rows;         // position of a row within the tile: h << 16 | w, -1 for none
   unsigned* places;  // per operand coordinate of a box: y << 24 | x << 16 | row
   unsigned* taps;    // box << 24 | row in units, in the order of first_tap, and one more
@@ -152,7 +154,8 @@ struct WgmmaShared {
         barriers(boxes + args.sizes.barriers_at),
         staging(base + args.sizes.staging_at),
         columns(reinterpret_cast<ColumnPlace*>(base + args.sizes.tables_at)),
-        rows(reinterpret_cast<int*>(columns + args.sizes.column_tiles)),
+        items(reinterpret_cast<WorkItem*>(columns + args.sizes.column_tiles)),
+        rows(reinterpret_cast<int*>(items + kFillWarps)),
         places(reinterpret_cast<unsigned*>(rows + 2 * 64 * args.plan.blocks)),
         taps(places + args.sizes.box.span_h * args.sizes.box.span_w),
         bias(reinterpret_cast<float*>(taps + args.sizes.taps + 1)),
@@ -171,6 +174,7 @@ struct WgmmaShared {
 inline int64_t wgmma_table_bytes(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
                                  int64_t groups) {
   return sizes.column_tiles * static_cast<int64_t>(sizeof(ColumnPlace)) +
+         kFillWarps * static_cast<int64_t>(sizeof(WorkItem)) +
          4 * 2 * 64 * static_cast<int64_t>(plan.blocks) +
          4 * static_cast<int64_t>(sizes.box.span_h) * sizes.box.span_w + 4 * (sizes.taps + 1) +
          4 * groups * sizes.channel_tiles * plan.columns;
