@@ -67,9 +67,8 @@ class PieceShape {
     } order[3] = {{weight.stride[4], taps, &tap_at_},
                   {result_stride, channels, &channel_at_},
                   {operand_stride * unit_elements, units, &unit_at_}};
-    std::stable_sort(order, order + 3, [](const Dimension& a, const Dimension& b) {
-      return a.stride < b.stride;
-    });
+    std::stable_sort(order, order + 3,
+                     [](const Dimension& a, const Dimension& b) { return a.stride < b.stride; });
     for (int i = 0; i < 3; ++i) *order[i].place = i;
     first_ = Divisor(order[0].extent);
     second_ = Divisor(order[1].extent);

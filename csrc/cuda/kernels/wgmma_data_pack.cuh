@@ -45,9 +45,9 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   pieces.tap_parts = tap_parts(channels);
   const WindowAxis(&axes)[3] = plan.axes;
   pieces.shape = PieceShape(args.weight, args.weight_operand_stride, args.weight_result_stride,
-                            args.weight_group_stride, {axes[0].taps(), axes[1].taps(), axes[2].taps()},
-                            kWgmmaUnitElements, (taps + pieces.tap_parts - 1) / pieces.tap_parts,
-                            channels, units);
+                            args.weight_group_stride,
+                            {axes[0].taps(), axes[1].taps(), axes[2].taps()}, kWgmmaUnitElements,
+                            (taps + pieces.tap_parts - 1) / pieces.tap_parts, channels, units);
   return pieces;
 }
 
@@ -105,10 +105,10 @@ __global__ void __launch_bounds__(kPieceThreads)
     taps[i].source = d.tap[tap.tap_d] * args.weight.stride[2] +
                      h.tap[tap.tap_h] * args.weight.stride[3] +
                      w.tap[tap.tap_w] * args.weight.stride[4];
-    taps[i].packed = (first_tap(plan, slice, tap.plane_d, tap.plane_h, tap.plane_w,
-                                args.sizes.chunks, chunk) +
-                      tap.rank) *
-                     plan.chunk_units * plan.columns;
+    taps[i].packed =
+        (first_tap(plan, slice, tap.plane_d, tap.plane_h, tap.plane_w, args.sizes.chunks, chunk) +
+         tap.rank) *
+        plan.chunk_units * plan.columns;
   }
   __syncthreads();
 
@@ -123,8 +123,7 @@ __global__ void __launch_bounds__(kPieceThreads)
     if (at.tap >= piece_taps) continue;
     const T* source = weight + taps[at.tap].source + at.channel * args.weight_result_stride +
                       at.unit * unit_stride;
-    const int present =
-        at.channel < channels ? operand_channels - at.unit * kWgmmaUnitElements : 0;
+    const int present = at.channel < channels ? operand_channels - at.unit * kWgmmaUnitElements : 0;
     staged[at.tap * pitch + at.unit * shape.channels + place_of_channel(at.channel)] =
         read_unit(source, args.weight_operand_stride, present, shape.vectors);
   }
