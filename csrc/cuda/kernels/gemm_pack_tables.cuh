@@ -133,33 +133,34 @@ inline GemmLines gemm_lines(const GemmDataPlan& plan) {
   return lines;
 }
 
-// The plane block that a column tile and a chunk meet in: its first lines and its entries.
+// The plane block that a column tile and a chunk meet in: its first lines, its entries, and the
+// chunk's units.
 struct Block {
   int begin[3];
   int entries[3];
+  int units;
 
-  __device__ Block(const GemmDataPlan& plan, const GemmLines& lines, const ColumnTile& tile,
-                   const Chunk& chunk) {
-    const bool forward = plan.axes[0].pass == Pass::kForward;
+  __device__ Block(const GemmDataArguments& args, const GemmLines& lines, int tile, int chunk) {
+    const int channel_chunk = take(chunk, args.sizes.channel_chunks);
+    units = min(args.plan.chunk_units, args.sizes.units - channel_chunk * args.plan.chunk_units);
+    int block = args.plan.axes[0].pass == Pass::kForward ? tile : chunk;
 #pragma unroll 1
-    for (int a = 0; a < 3; ++a) {
-      const int block = (forward ? tile.plane[a] : chunk.plane[a]) / plan.axes[a].plane_block;
-      begin[a] = lines.begin[a][block];
-      entries[a] = lines.begin[a][block + 1] - begin[a];
+    for (int a = 2; a >= 0; --a) {
+      const int of_axis = take(block, lines.blocks[a]);
+      begin[a] = lines.begin[a][of_axis];
+      entries[a] = lines.begin[a][of_axis + 1] - begin[a];
     }
   }
-  __device__ int all_entries() const { return entries[0] * entries[1] * entries[2]; }
+  __device__ int all_units() const { return entries[0] * entries[1] * entries[2] * units; }
 };
 
 __device__ inline void write_stages(const GemmDataArguments& args, const GemmLines& lines,
                                     int index) {
-  const Chunk chunk = chunk_at(args, index % args.sizes.chunks);
-  const ColumnTile tile = column_tile(args.plan, index / args.sizes.chunks);
-  if (index < args.sizes.chunks) args.tables.chunks[index] = chunk;
-  if (index % args.sizes.chunks == 0) args.tables.columns[index / args.sizes.chunks] = tile;
+  const int chunk = index % args.sizes.chunks, tile = index / args.sizes.chunks;
   args.tables.stages[index] =
-      (Block(args.plan, lines, tile, chunk).all_entries() * chunk.units + 2 * kStageSteps - 1) /
-      (2 * kStageSteps);
+      (Block(args, lines, tile, chunk).all_units() + 2 * kStageSteps - 1) / (2 * kStageSteps);
+  if (tile == 0) args.tables.chunks[chunk] = chunk_at(args, chunk);
+  if (chunk == 0) args.tables.columns[tile] = column_tile(args.plan, tile);
 }
 
 __device__ inline void write_row(const GemmDataArguments& args, int index) {
@@ -249,19 +250,19 @@ __device__ inline void write_header(const GemmDataArguments& args, const GemmLin
   StepHeader* header =
       reinterpret_cast<StepHeader*>(args.packed + static_cast<int64_t>(index) * args.step_bytes);
   const int step = take(index, args.sizes.steps);
-  const Chunk chunk = chunk_at(args, take(index, args.sizes.chunks));
-  const Block block(plan, lines, column_tile(plan, take(index, args.sizes.column_tiles)), chunk);
+  const int chunk = take(index, args.sizes.chunks);
+  const Block block(args, lines, take(index, args.sizes.column_tiles), chunk);
   StepHeader result{};
 #pragma unroll 1
   for (int half = 0; half < 2; ++half) {
     int rest = 2 * step + half;
-    if (rest >= block.all_entries() * chunk.units) {
+    if (rest >= block.all_units()) {
       // Weights of zero: any operand will do that the result depends on anyway, so that what is not
       // finite elsewhere stays there.
       result.offset[half] = result.offset[0];
       continue;
     }
-    const int unit = take(rest, chunk.units);
+    const int unit = take(rest, block.units);
     const int entry_w = take(rest, block.entries[2]), entry_h = take(rest, block.entries[1]);
     const HeaderLine in_d = found[block.begin[0] + rest];
     const HeaderLine in_h = found[d.kernel + block.begin[1] + entry_h];
@@ -292,10 +293,7 @@ __device__ void write_tail(const GemmDataArguments& args, const GemmLines& lines
   const int column = take(index, args.sizes.column_width);
   const int chunk_index = take(index, args.sizes.chunks);
   const int tile_index = take(index, args.sizes.column_tiles);
-  const Chunk chunk = chunk_at(args, chunk_index);
-  const int units =
-      Block(args.plan, lines, column_tile(args.plan, tile_index), chunk).all_entries() *
-      chunk.units;
+  const int units = Block(args, lines, tile_index, chunk_index).all_units();
   constexpr int kStageUnits = 2 * kStageSteps;
   const int end = (units + kStageUnits - 1) / kStageUnits * kStageUnits;
   const int64_t packed_tile =

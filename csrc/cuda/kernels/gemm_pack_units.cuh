@@ -19,11 +19,12 @@ constexpr int kNoSlot = -(1 << 28);  // stays negative in a sum of three
 struct GemmPieces {
   PieceShape shape;
   Divisor kernel_h, kernel_w;
-  int channel_parts;  // of a channel tile
-  int unit_parts;     // of all units
-  int lines[3];       // of a piece, per axis
+  Divisor channel_parts;  // of a channel tile
+  Divisor unit_parts;     // of all units
+  Divisor channel_tiles, chunk_units;
+  int lines[3];  // of a piece, per axis
   Divisor lines_h, lines_w;
-  int line_parts[3];
+  Divisor line_parts[3];
   int planes;  // of a column tile
   bool holes;  // some plane has no tap at some line
   int blocks;
@@ -46,22 +47,21 @@ GemmPieces gemm_pieces(const GemmDataArguments& args, const GemmLines& lines) {
   pieces.planes = 1;
   for (int a = 0; a < 3; ++a) {
     pieces.lines[a] = lines.begin[a][lines.blocks[a]];
-    pieces.line_parts[a] = 1;
     pieces.planes *= axes[a].result_block();
     pieces.holes = pieces.holes || pieces.lines[a] * axes[a].result_block() != axes[a].kernel;
   }
   // Where operand channels are neighbours, two units fill a sector of memory.
   shape.units = args.weight_operand_stride < args.weight.stride[4] ? 2 : 1;
-  pieces.unit_parts = (args.sizes.units + shape.units - 1) / shape.units;
+  const int unit_parts = (args.sizes.units + shape.units - 1) / shape.units;
   const auto fits = [&] {
     return pieces.staged_units() <= kPieceUnits &&
            shape.units * pieces.all_lines() <= kMostPieceLines;
   };
   shape.channels = std::min(tile_channels, kMostPieceChannels);
   const auto count_blocks = [&] {
-    pieces.channel_parts = (tile_channels + shape.channels - 1) / shape.channels;
-    pieces.blocks =
-        args.groups * args.sizes.channel_tiles * pieces.channel_parts * pieces.unit_parts;
+    const int parts = (tile_channels + shape.channels - 1) / shape.channels;
+    pieces.channel_parts = Divisor(parts);
+    pieces.blocks = args.groups * args.sizes.channel_tiles * parts * unit_parts;
   };
   count_blocks();
   while (shape.channels > kLeastPieceChannels && (pieces.blocks < kEnoughBlocks || !fits())) {
@@ -74,9 +74,13 @@ GemmPieces gemm_pieces(const GemmDataArguments& args, const GemmLines& lines) {
   }
   for (int a = 0; a < 3; ++a) {
     const int all = lines.begin[a][lines.blocks[a]];
-    pieces.line_parts[a] = (all + pieces.lines[a] - 1) / pieces.lines[a];
-    pieces.blocks *= pieces.line_parts[a];
+    const int parts = (all + pieces.lines[a] - 1) / pieces.lines[a];
+    pieces.line_parts[a] = Divisor(parts);
+    pieces.blocks *= parts;
   }
+  pieces.unit_parts = Divisor(unit_parts);
+  pieces.channel_tiles = Divisor(args.sizes.channel_tiles);
+  pieces.chunk_units = Divisor(args.plan.chunk_units);
   pieces.lines_h = Divisor(pieces.lines[1]);
   pieces.lines_w = Divisor(pieces.lines[2]);
   pieces.kernel_h = Divisor(axes[1].kernel);
@@ -96,11 +100,11 @@ struct PieceOrigin {
   int first_line[3];
 
   __device__ PieceOrigin(const GemmDataArguments& args, const GemmPieces& pieces, int block) {
-    first_channel = take(block, pieces.channel_parts) * pieces.shape.channels;
-    first_unit = take(block, pieces.unit_parts) * pieces.shape.units;
-    channel_tile = take(block, args.sizes.channel_tiles);
+    first_channel = pieces.channel_parts.take(block) * pieces.shape.channels;
+    first_unit = pieces.unit_parts.take(block) * pieces.shape.units;
+    channel_tile = pieces.channel_tiles.take(block);
 #pragma unroll
-    for (int a = 0; a < 3; ++a) first_line[a] = take(block, pieces.line_parts[a]) * pieces.lines[a];
+    for (int a = 0; a < 3; ++a) first_line[a] = pieces.line_parts[a].take(block) * pieces.lines[a];
     group = block;
   }
 
@@ -119,12 +123,13 @@ struct PieceOrigin {
       const int at = first_line[a] + local[a];
       exists = exists && at < begin[lines.blocks[a]];
       int of_axis = 0;
+#pragma unroll 1
       while (of_axis + 1 < lines.blocks[a] && begin[of_axis + 1] <= at) ++of_axis;
       block = block * lines.blocks[a] + of_axis;
       entry = entry * (begin[of_axis + 1] - begin[of_axis]) + at - begin[of_axis];
     }
     if (!exists) return -1;
-    const int channel_chunk = unit / args.plan.chunk_units;
+    const int channel_chunk = pieces.chunk_units.quotient(unit);
     const int chunk_unit = channel_chunk * args.plan.chunk_units;
     const int place =
         entry * min(args.plan.chunk_units, sizes.units - chunk_unit) + unit - chunk_unit;
@@ -183,12 +188,14 @@ __device__ void write_units(const GemmDataArguments& args, const GemmLines& line
   const int all_lines = pieces.all_lines(), pitch = pieces.pitch();
   const int kernel_d = axes[0].kernel, kernel_dh = kernel_d + axes[1].kernel;
 
+#pragma unroll 1
   for (int i = thread; i < kernel_dh + axes[2].kernel; i += kPieceThreads) {
     const int axis = (i >= kernel_d) + (i >= kernel_dh);
     const int tap = i - (axis == 0 ? 0 : axis == 1 ? kernel_d : kernel_dh);
     tables.slots[i] = slot_of_tap(args, lines, pieces, origin.first_line, axis, tap);
   }
   // The last threads: the first ones are busy with taps.
+#pragma unroll 1
   for (int i = kPieceThreads - 1 - thread; i < all_lines * shape.units; i += kPieceThreads) {
     const int unit = i >= all_lines;  // a piece has one or two
     tables.destinations[i] =

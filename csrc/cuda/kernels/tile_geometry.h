@@ -149,11 +149,14 @@ CONVT3D_HOST_DEVICE inline TapPlace place_of_tap(const TileAxis& axis, int tap) 
     return {block, before + tap / axis.planes, 0,
             (plane - first) * axis.halo() + axis.shift(tap) - axis.min_shift};
   }
-  const int tap_shift = axis.shift(tap), tap_plane = axis.plane(tap);
+  const int tap_shift = axis.shift(tap);
+  const int tap_plane = axis.dilation * tap - axis.padding - axis.stride * tap_shift;
   const int block = tap_plane / axis.plane_block, first = block * axis.plane_block;
   // Shifts of the block's earlier taps, which rise.
-  const int shift_step = axis.dilation / axis.stride, plane_step = axis.dilation % axis.stride;
-  int entry = 0, shift = axis.min_shift, plane = axis.plane(0), last = axis.min_shift - 1;
+  const int shift_step = axis.dilation / axis.stride;
+  const int plane_step = axis.dilation - axis.stride * shift_step;
+  int entry = 0, shift = axis.min_shift, plane = -axis.padding - axis.stride * shift,
+      last = axis.min_shift - 1;
   for (int t = 0; t < tap; ++t) {
     if (plane >= first && plane < first + axis.plane_block && shift != last) {
       ++entry;

@@ -14,7 +14,11 @@ constexpr int kMostPieceTaps = 256;
 // A piece: taps in the tables' order x 8, 16 or 32 channels x units of one chunk.
 struct WgmmaPieces {
   PieceShape shape;
-  int tap_parts, channel_parts, unit_parts;  // of one group
+  int channel_bits;                    // 1 << channel_bits channels
+  int tap_parts, channel_parts;        // of one group
+  Divisor unit_parts;                  // of one group
+  Divisor tile_channels, chunk_units;  // of a column tile; of a chunk
+  Divisor taps_h, taps_w;
 };
 
 // Units of shared memory from one tap to the next: odd, so that neighbouring taps fall into
@@ -29,7 +33,7 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   // Where operand channels are neighbours, two units fill a sector of memory.
   const int units = args.weight_operand_stride < args.weight.stride[4] ? 2 : 1;
   WgmmaPieces pieces{};
-  pieces.unit_parts = args.sizes.chunks * plan.chunk_units / units;
+  const int unit_parts = args.sizes.chunks * plan.chunk_units / units;
   const auto tap_parts = [&](int channels) {
     const int most = std::min(kMostPieceTaps, kPieceUnits / piece_pitch(channels, units));
     return (taps + most - 1) / most;
@@ -38,15 +42,20 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   int channels = plan.columns % 32 == 0 ? 32 : 16;
   for (; channels > kLeastPieceChannels; channels /= 2) {
     const int64_t blocks = static_cast<int64_t>(args.groups) * args.sizes.channel_tiles *
-                           (plan.columns / channels) * pieces.unit_parts;
+                           (plan.columns / channels) * unit_parts;
     if (blocks >= kEnoughBlocks && tap_parts(channels) == 1) break;
   }
   pieces.channel_parts = args.sizes.channel_tiles * (plan.columns / channels);
   pieces.tap_parts = tap_parts(channels);
-  const WindowAxis(&axes)[3] = plan.axes;
+  while (1 << pieces.channel_bits < channels) ++pieces.channel_bits;
+  pieces.unit_parts = Divisor(unit_parts);
+  pieces.tile_channels = Divisor(plan.columns);
+  pieces.chunk_units = Divisor(plan.chunk_units);
+  const int kernel[3] = {plan.axes[0].taps(), plan.axes[1].taps(), plan.axes[2].taps()};
+  pieces.taps_h = Divisor(kernel[1]);
+  pieces.taps_w = Divisor(kernel[2]);
   pieces.shape = PieceShape(args.weight, args.weight_operand_stride, args.weight_result_stride,
-                            args.weight_group_stride,
-                            {axes[0].taps(), axes[1].taps(), axes[2].taps()}, kWgmmaUnitElements,
+                            args.weight_group_stride, kernel, kWgmmaUnitElements,
                             (taps + pieces.tap_parts - 1) / pieces.tap_parts, channels, units);
   return pieces;
 }
@@ -57,15 +66,31 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
 struct PieceColumn {
   int channel, column;
 
-  __device__ PieceColumn(int index, int first_channel, int channels, int columns,
+  __device__ PieceColumn(int index, int first_channel, int channel_bits, int columns,
                          bool channels_last)
       : channel(index), column(first_channel + index) {
     if (!channels_last) return;
-    const int base = first_channel / 32 * 32, owned = columns - base >= 32 ? 8 : 4;
-    const int lanes = channels / owned;  // whose columns are here: 1, 2 or 4
-    const int e = index % 2, lane = index / 2 % lanes, j = index / 2 / lanes;
-    channel = owned * lane + 2 * j + e;
-    column = base + 8 * j + 2 * ((first_channel - base) / owned + lane) + e;
+    const int base = first_channel & ~31, owned_bits = columns - base >= 32 ? 3 : 2;
+    const int lane_bits = channel_bits - owned_bits;  // of the lanes whose columns are here
+    const int e = index & 1, lane = index >> 1 & ((1 << lane_bits) - 1);
+    const int j = index >> 1 >> lane_bits;
+    channel = (lane << owned_bits) + 2 * j + e;
+    column = base + 8 * j + 2 * ((first_channel - base >> owned_bits) + lane) + e;
+  }
+};
+
+// Where an axis' taps of one plane begin in its table, and how many they are.
+struct PlaneTaps {
+  int begin, count;
+
+  __device__ __forceinline__ PlaneTaps(const WindowAxis& axis, int tap) {
+    int end = 0;
+    const int16_t* next = axis.plane_begin;
+    do {
+      begin = end;
+      end = *++next;
+    } while (end <= tap);
+    count = end - begin;
   }
 };
 
@@ -88,27 +113,34 @@ __global__ void __launch_bounds__(kPieceThreads)
   const WgmmaDataPlan& plan = args.plan;
   const PieceShape& shape = pieces.shape;
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-  int rest = blockIdx.x;
-  const int first_piece_tap = rest % pieces.tap_parts * shape.taps;
-  rest /= pieces.tap_parts;
-  const int first_channel = rest % pieces.channel_parts * shape.channels;  // in the group
-  rest /= pieces.channel_parts;
-  const int first_unit = rest % pieces.unit_parts * shape.units;
-  const int group = rest / pieces.unit_parts;
-  const int slice = first_channel / plan.columns;
-  const int chunk = first_unit / plan.chunk_units;
+  int tap_part = blockIdx.x;
+  const int first_unit = pieces.unit_parts.take(tap_part) * shape.units;  // in the group
+  const int first_channel = blockIdx.y << pieces.channel_bits;            // in the group
+  const int group = blockIdx.z;
+  const int first_piece_tap = tap_part * shape.taps;
   const int piece_taps = min(shape.taps, args.sizes.taps - first_piece_tap);
+  int slice = first_channel, chunk = first_unit;
+  const int tile_channel = pieces.tile_channels.take(slice);
+  const int chunk_unit = pieces.chunk_units.take(chunk);
   const int pitch = piece_pitch(shape.channels, shape.units);
 
+  // The order of first_tap() and TapPlanes (wgmma_data_tables.cuh), in fewer instructions.
   for (int i = threadIdx.x; i < piece_taps; i += kPieceThreads) {
-    const TapPlanes tap(plan, first_piece_tap + i);
-    taps[i].source = d.tap[tap.tap_d] * args.weight.stride[2] +
-                     h.tap[tap.tap_h] * args.weight.stride[3] +
-                     w.tap[tap.tap_w] * args.weight.stride[4];
-    taps[i].packed =
-        (first_tap(plan, slice, tap.plane_d, tap.plane_h, tap.plane_w, args.sizes.chunks, chunk) +
-         tap.rank) *
-        plan.chunk_units * plan.columns;
+    int tap_d = first_piece_tap + i;
+    const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
+    taps[i].source = d.tap[tap_d] * args.weight.stride[2] + h.tap[tap_h] * args.weight.stride[3] +
+                     w.tap[tap_w] * args.weight.stride[4];
+    const int all_h = pieces.taps_h.value(), all_w = pieces.taps_w.value();
+    const PlaneTaps of_d(d, tap_d), of_h(h, tap_h);
+    PlaneTaps of_w(w, tap_w);
+    if (plan.w_planes > 1) of_w.begin = 0, of_w.count = all_w;
+    const int lines = of_d.count * of_h.count;
+    const int before = (of_d.begin * all_h + of_d.count * of_h.begin) * all_w + lines * of_w.begin;
+    const int rank =
+        ((tap_d - of_d.begin) * of_h.count + tap_h - of_h.begin) * of_w.count + tap_w - of_w.begin;
+    const int at =
+        (slice * args.sizes.taps + before) * args.sizes.chunks + chunk * lines * of_w.count + rank;
+    taps[i].packed = at * plan.chunk_units * plan.columns;
   }
   __syncthreads();
 
@@ -130,13 +162,13 @@ __global__ void __launch_bounds__(kPieceThreads)
   __syncthreads();
 
   // A power of two of threads takes the columns of a tap: each thread stays in its column.
-  const int rows = kPieceThreads / shape.channels;
-  const int row = threadIdx.x / shape.channels;
-  const PieceColumn mine(threadIdx.x % shape.channels, first_channel % plan.columns, shape.channels,
+  const int rows = kPieceThreads >> pieces.channel_bits;
+  const int row = threadIdx.x >> pieces.channel_bits;
+  const PieceColumn mine(threadIdx.x & shape.channels - 1, tile_channel, pieces.channel_bits,
                          plan.columns, channels_last);
   uint4* packed =
       reinterpret_cast<uint4*>(args.packed + group * args.sizes.stages * args.sizes.stage_bytes) +
-      first_unit % plan.chunk_units * plan.columns + mine.column;
+      chunk_unit * plan.columns + mine.column;
   const uint4* source = staged + place_of_channel(mine.channel);
   for (int unit = 0; unit < shape.units; ++unit) {
 #pragma unroll 4
@@ -151,7 +183,9 @@ template <typename T>
 cudaError_t launch_pack_wgmma_weights(const WgmmaDataArguments& args, bool channels_last,
                                       cudaStream_t stream) {
   const WgmmaPieces pieces = wgmma_pieces(args);
-  const int blocks = args.groups * pieces.unit_parts * pieces.channel_parts * pieces.tap_parts;
+  const dim3 blocks(static_cast<unsigned>(pieces.unit_parts.value() * pieces.tap_parts),
+                    static_cast<unsigned>(pieces.channel_parts),
+                    static_cast<unsigned>(args.groups));
   pack_wgmma_weights<T><<<blocks, kPieceThreads, 0, stream>>>(args, pieces, channels_last);
   return cudaGetLastError();
 }
