@@ -86,7 +86,7 @@ void check_tiles(const Axis& a, Pass pass, int tile, int plane_block) {
     const convt3d::TapPlace place = place_of_tap(axis, tap);
     const int first = place.block * axis.plane_block;
     const convt3d::Entry entry = entry_at(axis, first, place.entry);
-    if (place.entry >= entry_count(axis, first) || place.row != entry.row ||
+    if (place.entry >= entry_count(axis, first) || row_of_tap(axis, tap) != entry.row ||
         place.plane >= axis.result_block() || tap_of_entry(axis, entry, first + place.plane) != tap)
       fail(a, pass, "place_of_tap");
   }

@@ -46,6 +46,9 @@ __global__ void __launch_bounds__(kPieceThreads)
   }
 }
 
+static_assert(sizeof(GemmDataArguments) + sizeof(GemmLines) + sizeof(GemmPieces) <= 4096,
+              "kernel parameters");
+
 template <typename T>
 cudaError_t launch_pack_weights(const GemmDataArguments& args, cudaStream_t stream) {
   const GemmLines lines = gemm_lines(args.plan);

@@ -115,20 +115,33 @@ __device__ inline Chunk chunk_at(const GemmDataArguments& args, int index) {
   return chunk;
 }
 
-// Entries of each axis, block of planes by block: which shifts have taps takes long to find out.
+// Most taps of the three axes together: fits_data_kernels() allows 1024 along one, 65536 in all.
+constexpr int kMostAxisTaps = 1024 + 64 + 1;
+
+// The entries of each axis, block of planes by block, make up its lines. The host lists them: which
+// shifts have taps takes long to find out.
 struct GemmLines {
   short begin[3][kMostPlaneBlocks + 1];  // entries of the blocks before
   int blocks[3];
+  // Per tap, of one axis after the other: its line, and from kLineBits on its plane in the block.
+  uint16_t taps[kMostAxisTaps];
 };
+constexpr int kLineBits = 10;  // six are left, as kMostPlaneBlocks needs
 
 inline GemmLines gemm_lines(const GemmDataPlan& plan) {
   GemmLines lines{};
+  uint16_t* tap = lines.taps;
   for (int a = 0; a < 3; ++a) {
     const TileAxis& axis = plan.axes[a];
     lines.blocks[a] = axis.plane_blocks();
     for (int b = 0; b < lines.blocks[a]; ++b)
       lines.begin[a][b + 1] =
           static_cast<short>(lines.begin[a][b] + entry_count(axis, b * axis.plane_block));
+    for (int t = 0; t < axis.kernel; ++t) {
+      const TapPlace place = place_of_tap(axis, t);
+      *tap++ = static_cast<uint16_t>(lines.begin[a][place.block] + place.entry | place.plane
+                                                                                     << kLineBits);
+    }
   }
   return lines;
 }
@@ -213,9 +226,6 @@ __device__ inline void write_position(const GemmDataArguments& args, int index) 
       rest < d.tile ? (rest * h.operand_rows() + t_h) * w.operand_rows() + t_w : 0;
 }
 
-// Most taps of the three axes together: fits_data_kernels() allows 1024 along one, 65536 in all.
-constexpr int kMostAxisTaps = 1024 + 64 + 1;
-
 // What a header takes from a line of an axis.
 struct HeaderLine {
   unsigned long long planes;  // bit p: plane p of the block has a tap here
@@ -233,10 +243,9 @@ __device__ inline void find_header_lines(const GemmDataArguments& args, const Ge
   for (int i = threadIdx.x; i < taps; i += blockDim.x) {
     const int axis = (i >= kernel_d) + (i >= kernel_dh);
     const int first = axis == 0 ? 0 : axis == 1 ? kernel_d : kernel_dh;
-    const TapPlace place = place_of_tap(axes[axis], i - first);
-    HeaderLine& line = found[first + lines.begin[axis][place.block] + place.entry];
-    line.row = place.row;  // the same for all taps of a line
-    atomicOr(&line.planes, 1ull << place.plane);
+    HeaderLine& line = found[first + (lines.taps[i] & ((1 << kLineBits) - 1))];
+    line.row = row_of_tap(axes[axis], i - first);  // the same for all taps of a line
+    atomicOr(&line.planes, 1ull << (lines.taps[i] >> kLineBits));
   }
   __syncthreads();
 }

@@ -143,21 +143,21 @@ struct PieceOrigin {
   }
 };
 
-// What a tap of an axis adds to its slot, a (line, plane) of the piece; kNoSlot: another piece's.
-__device__ inline int slot_of_tap(const GemmDataArguments& args, const GemmLines& lines,
-                                  const GemmPieces& pieces, const int (&first_line)[3], int axis,
-                                  int tap) {
+// What a tap of an axis, `place` in GemmLines, adds to its slot, a (line, plane) of the piece;
+// kNoSlot: another piece's.
+__device__ inline int slot_of_tap(const GemmDataArguments& args, const GemmPieces& pieces,
+                                  const int (&first_line)[3], int axis, int place) {
   const TileAxis(&axes)[3] = args.plan.axes;
-  const TapPlace place = place_of_tap(axes[axis], tap);
   const int first = axis == 0 ? first_line[0] : axis == 1 ? first_line[1] : first_line[2];
-  const int line = lines.begin[axis][place.block] + place.entry - first;
+  const int line = (place & ((1 << kLineBits) - 1)) - first;
   if (line < 0 || line >= pieces.lines[axis]) return kNoSlot;
   int line_step = pieces.planes, plane_step = 1;
+#pragma unroll 1
   for (int a = 2; a > axis; --a) {
     line_step *= pieces.lines[a];
     plane_step *= axes[a].result_block();
   }
-  return line * line_step + place.plane * plane_step;
+  return line * line_step + (place >> kLineBits) * plane_step;
 }
 
 // A float32 value as the sum of two TF32 values.
@@ -191,8 +191,7 @@ __device__ void write_units(const GemmDataArguments& args, const GemmLines& line
 #pragma unroll 1
   for (int i = thread; i < kernel_dh + axes[2].kernel; i += kPieceThreads) {
     const int axis = (i >= kernel_d) + (i >= kernel_dh);
-    const int tap = i - (axis == 0 ? 0 : axis == 1 ? kernel_d : kernel_dh);
-    tables.slots[i] = slot_of_tap(args, lines, pieces, origin.first_line, axis, tap);
+    tables.slots[i] = slot_of_tap(args, pieces, origin.first_line, axis, lines.taps[i]);
   }
   // The last threads: the first ones are busy with taps.
 #pragma unroll 1

@@ -131,11 +131,16 @@ CONVT3D_HOST_DEVICE inline int tap_of_entry(const TileAxis& axis, const Entry& e
   return plane < axis.planes ? axis.tap_of(entry.shift, plane) : -1;
 }
 
+// The operand row that the first position of the tile reads for a tap.
+CONVT3D_HOST_DEVICE inline int row_of_tap(const TileAxis& axis, int tap) {
+  if (axis.pass == Pass::kForward) return axis.max_shift - axis.shift(tap);
+  return tap % axis.planes % axis.plane_block * axis.halo() + axis.shift(tap) - axis.min_shift;
+}
+
 // Where a tap stands: the inverse of tap_of_entry, without a search over shifts.
 struct TapPlace {
   int block, entry;  // of which block of planes
   int plane;         // forward: its result plane within the block; grad_input: 0
-  int row;           // Entry::row
 };
 
 CONVT3D_HOST_DEVICE inline TapPlace place_of_tap(const TileAxis& axis, int tap) {
@@ -146,8 +151,7 @@ CONVT3D_HOST_DEVICE inline TapPlace place_of_tap(const TileAxis& axis, int tap) 
     const int shorter = axis.kernel / axis.planes, longer = axis.kernel % axis.planes;
     const int before = (plane - first) * shorter + (plane < longer ? plane : longer) -
                        (first < longer ? first : longer);
-    return {block, before + tap / axis.planes, 0,
-            (plane - first) * axis.halo() + axis.shift(tap) - axis.min_shift};
+    return {block, before + tap / axis.planes, 0};
   }
   const int tap_shift = axis.shift(tap);
   const int tap_plane = axis.dilation * tap - axis.padding - axis.stride * tap_shift;
@@ -169,7 +173,7 @@ CONVT3D_HOST_DEVICE inline TapPlace place_of_tap(const TileAxis& axis, int tap) 
       ++shift;
     }
   }
-  return {block, entry - (last == tap_shift), tap_plane - first, axis.max_shift - tap_shift};
+  return {block, entry - (last == tap_shift), tap_plane - first};
 }
 
 // `tile` and `plane_block` are left at 1.
