@@ -92,7 +92,7 @@ GemmPieces gemm_pieces(const GemmDataArguments& args, const GemmLines& lines) {
   return pieces;
 }
 
-// Where the packed weights have a line's units, or -1: in 16-byte units, of column 0.
+// What a piece begins with.
 struct PieceOrigin {
   int group, channel_tile;
   int first_channel;  // in the tile
@@ -108,8 +108,9 @@ struct PieceOrigin {
     group = block;
   }
 
-  __device__ int destination(const GemmDataArguments& args, const GemmLines& lines,
-                             const GemmPieces& pieces, int line, int unit) const {
+  // Where the packed weights have column 0 of a line's unit, in 16-byte units; -1: no such line.
+  __device__ int64_t destination(const GemmDataArguments& args, const GemmLines& lines,
+                                 const GemmPieces& pieces, int line, int unit) const {
     const GemmDataSizes& sizes = args.sizes;
     int local[3];
     local[2] = pieces.lines_w.take(line);
@@ -137,7 +138,8 @@ struct PieceOrigin {
     const int blocks = lines.blocks[0] * lines.blocks[1] * lines.blocks[2];
     const int tile = forward ? channel_tile * blocks + block : channel_tile;
     const int chunk = forward ? channel_chunk : block * sizes.channel_chunks + channel_chunk;
-    const int packed_tile = (group * sizes.column_tiles + tile) * sizes.chunks + chunk;
+    const int64_t packed_tile =
+        (static_cast<int64_t>(group) * sizes.column_tiles + tile) * sizes.chunks + chunk;
     return (packed_tile * sizes.steps + place / 2) * (args.step_bytes / kUnitBytes) +
            kHeaderBytes / kUnitBytes + place % 2 * sizes.column_width;
   }
@@ -173,7 +175,7 @@ __device__ __forceinline__ void split_tf32(const uint4& unit, uint4& high, uint4
 }
 
 struct PieceTables {
-  int destinations[kMostPieceLines];
+  int64_t destinations[kMostPieceLines];
   int slots[kMostAxisTaps];
 };
 
@@ -250,7 +252,7 @@ __device__ void write_units(const GemmDataArguments& args, const GemmLines& line
   uint4* const packed = reinterpret_cast<uint4*>(args.packed) + column;
 #pragma unroll 4
   for (int line = row; line < all_lines * shape.units; line += rows) {
-    const int destination = tables.destinations[line];
+    const int64_t destination = tables.destinations[line];
     if (destination < 0) continue;
     const uint4 unit = padding ? uint4{0, 0, 0, 0} : source[line * line_pitch];
     if constexpr (kWeightParts<T> == 2) {

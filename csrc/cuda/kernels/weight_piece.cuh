@@ -1,7 +1,7 @@
 // How the kernels that pack weights read them. A block stages a piece of the weight tensor (taps x
 // result channels x 16-byte units of operand channels) in shared memory and then writes it in the
-// order of consumption. It reads in the order of the tensor's memory, whichever of the three that
-// lets go fastest: neighbouring threads read neighbouring elements of each of a unit's channels.
+// order of consumption. It reads in the order of the tensor's memory, whichever of the three goes
+// fastest there: neighbouring threads read neighbouring elements of each of a unit's channels.
 #pragma once
 
 #include <algorithm>

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kPieceThreads)
                        const __grid_constant__ WgmmaPieces pieces, bool channels_last) {
   struct Tap {
     int64_t source;  // elements
-    int packed;      // units from the group's first
+    int64_t packed;  // units from the group's first
   };
   __shared__ uint4 staged[kPieceUnits];
   __shared__ Tap taps[kMostPieceTaps];
@@ -124,7 +124,8 @@ __global__ void __launch_bounds__(kPieceThreads)
   const int chunk_unit = pieces.chunk_units.take(chunk);
   const int pitch = piece_pitch(shape.channels, shape.units);
 
-  // The order of first_tap() and TapPlanes (wgmma_data_tables.cuh), in fewer instructions.
+  // The order is that of first_tap() and TapPlanes (wgmma_data_tables.cuh), with fewer
+  // instructions.
   for (int i = threadIdx.x; i < piece_taps; i += kPieceThreads) {
     int tap_d = first_piece_tap + i;
     const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
@@ -140,7 +141,7 @@ __global__ void __launch_bounds__(kPieceThreads)
         ((tap_d - of_d.begin) * of_h.count + tap_h - of_h.begin) * of_w.count + tap_w - of_w.begin;
     const int at =
         (slice * args.sizes.taps + before) * args.sizes.chunks + chunk * lines * of_w.count + rank;
-    taps[i].packed = at * plan.chunk_units * plan.columns;
+    taps[i].packed = static_cast<int64_t>(at) * (plan.chunk_units * plan.columns);
   }
   __syncthreads();
 
