@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(kPieceThreads)
   // A power of two of threads takes the columns of a tap: each thread stays in its column.
   const int rows = kPieceThreads >> pieces.channel_bits;
   const int row = threadIdx.x >> pieces.channel_bits;
-  const PieceColumn mine(threadIdx.x & shape.channels - 1, tile_channel, pieces.channel_bits,
+  const PieceColumn mine(threadIdx.x & (shape.channels - 1), tile_channel, pieces.channel_bits,
                          plan.columns, channels_last);
   uint4* packed =
       reinterpret_cast<uint4*>(args.packed + group * args.sizes.stages * args.sizes.stage_bytes) +
