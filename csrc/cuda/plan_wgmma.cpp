@@ -279,7 +279,8 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
   const int64_t result_channels =
       forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
   const bool channels_last = result.stride[1] < result.stride[4];
-  if (!fits_data_kernels(problem)) return std::nullopt;
+  constexpr int64_t kMostGroups = 65535;  // a dimension of the packing kernel's grid
+  if (!fits_data_kernels(problem) || problem.groups > kMostGroups) return std::nullopt;
   WgmmaDataPlan base{};
   base.unit_elements = is_float32 ? 4 : 8;
   for (int a = 0; a < 3; ++a) {

@@ -81,6 +81,15 @@ void check_tiles(const Axis& a, Pass pass, int tile, int plane_block) {
         }
     }
   }
+  // place_of_tap() finds every (entry, plane) that has a tap.
+  for (int tap = 0; tap < axis.kernel; ++tap) {
+    const convt3d::TapPlace place = place_of_tap(axis, tap);
+    const int first = place.block * axis.plane_block;
+    const convt3d::Entry entry = entry_at(axis, first, place.entry);
+    if (place.entry >= entry_count(axis, first) || row_of_tap(axis, tap) != entry.row ||
+        place.plane >= axis.result_block() || tap_of_entry(axis, entry, first + place.plane) != tap)
+      fail(a, pass, "place_of_tap");
+  }
   compare(a, pass, found, "tile_geometry.h");
   for (int r = 0; r < axis.result_extent; ++r)
     if (!results.count(r)) fail(a, pass, "tile_geometry.h leaves a result out");

@@ -121,7 +121,6 @@ cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
   const int parts = type == DataType::kFloat32 ? 2 : 1;
   const bool channels_last = result.stride[1] < result.stride[4];
   const int group_tiles = static_cast<int>(problem.groups) * sizes.column_tiles;
-  const int depth_entries = most_entries(plan.axes[0]);
   char* const packed = static_cast<char*>(scratch);
   ColumnTile* const columns = reinterpret_cast<ColumnTile*>(packed + sizes.packed_bytes);
   Chunk* const chunks = reinterpret_cast<Chunk*>(columns + sizes.column_tiles);
@@ -138,9 +137,6 @@ cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
       .operand_channels = static_cast<int>(forward ? in_channels : out_channels),
       .result_channels = static_cast<int>(forward ? out_channels : in_channels),
       .step_bytes = kHeaderBytes + parts * 2 * sizes.column_width * kUnitBytes,
-      .depth_entries = depth_entries,
-      .pack_units = group_tiles * depth_entries * sizes.units * sizes.column_width *
-                    (sizes.chunks / sizes.channel_chunks),
       .pack_headers = group_tiles * sizes.chunks * sizes.steps,
       .pack_tails = group_tiles * sizes.chunks * sizes.column_width,
       .staging_pitch = staging_pitch(channels_last, sizes, type),

@@ -131,6 +131,51 @@ CONVT3D_HOST_DEVICE inline int tap_of_entry(const TileAxis& axis, const Entry& e
   return plane < axis.planes ? axis.tap_of(entry.shift, plane) : -1;
 }
 
+// The operand row that the first position of the tile reads for a tap.
+CONVT3D_HOST_DEVICE inline int row_of_tap(const TileAxis& axis, int tap) {
+  if (axis.pass == Pass::kForward) return axis.max_shift - axis.shift(tap);
+  return tap % axis.planes % axis.plane_block * axis.halo() + axis.shift(tap) - axis.min_shift;
+}
+
+// Where a tap stands: the inverse of tap_of_entry, without a search over shifts.
+struct TapPlace {
+  int block, entry;  // of which block of planes
+  int plane;         // forward: its result plane within the block; grad_input: 0
+};
+
+CONVT3D_HOST_DEVICE inline TapPlace place_of_tap(const TileAxis& axis, int tap) {
+  if (axis.pass == Pass::kGradInput) {
+    const int plane = tap % axis.planes, block = plane / axis.plane_block;
+    const int first = block * axis.plane_block;
+    // Planes below `longer` have one tap more.
+    const int shorter = axis.kernel / axis.planes, longer = axis.kernel % axis.planes;
+    const int before = (plane - first) * shorter + (plane < longer ? plane : longer) -
+                       (first < longer ? first : longer);
+    return {block, before + tap / axis.planes, 0};
+  }
+  const int tap_shift = axis.shift(tap);
+  const int tap_plane = axis.dilation * tap - axis.padding - axis.stride * tap_shift;
+  const int block = tap_plane / axis.plane_block, first = block * axis.plane_block;
+  // Shifts of the block's earlier taps, which rise.
+  const int shift_step = axis.dilation / axis.stride;
+  const int plane_step = axis.dilation - axis.stride * shift_step;
+  int entry = 0, shift = axis.min_shift, plane = -axis.padding - axis.stride * shift,
+      last = axis.min_shift - 1;
+  for (int t = 0; t < tap; ++t) {
+    if (plane >= first && plane < first + axis.plane_block && shift != last) {
+      ++entry;
+      last = shift;
+    }
+    shift += shift_step;
+    plane += plane_step;
+    if (plane >= axis.stride) {
+      plane -= axis.stride;
+      ++shift;
+    }
+  }
+  return {block, entry - (last == tap_shift), tap_plane - first};
+}
+
 // `tile` and `plane_block` are left at 1.
 inline TileAxis tile_axis(Pass pass, const Axis& axis) {
   TileAxis result{};

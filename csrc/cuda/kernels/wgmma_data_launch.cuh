@@ -40,13 +40,7 @@ cudaError_t find_wgmma_shape(const WgmmaDataArguments& args, int blocks, cudaStr
 
 template <typename T, bool kChannelsLast>
 cudaError_t launch_wgmma_typed(const WgmmaDataArguments& args, int blocks, cudaStream_t stream) {
-  const WgmmaDataPlan& plan = args.plan;
-  const int64_t units = static_cast<int64_t>(args.groups) * args.sizes.channel_tiles *
-                        args.sizes.chunks * plan.chunk_units * plan.columns;
-  const dim3 grid(static_cast<unsigned>((units + kPackThreads - 1) / kPackThreads),
-                  static_cast<unsigned>(args.sizes.taps));
-  pack_wgmma_weights<T><<<grid, kPackThreads, 0, stream>>>(args, kChannelsLast);
-  const cudaError_t status = cudaGetLastError();
+  const cudaError_t status = launch_pack_wgmma_weights<T>(args, kChannelsLast, stream);
   if (status != cudaSuccess) return status;
   constexpr size_t kShapes =
       kChannelsLast ? std::size(kWgmmaShapesChannelsLast) : std::size(kWgmmaShapesContiguous);

@@ -1,68 +1,198 @@
 // Weights as the WGMMA data kernel (wgmma_data.cuh) consumes them: one small kernel per call.
+//
+//   weight -> shared   in the order of the tensor's memory (weight_piece.cuh)
+//   shared -> packed   tap by tap, neighbouring threads to neighbouring columns
 #pragma once
 
+#include "weight_piece.cuh"
 #include "wgmma_data_tables.cuh"
 
 namespace convt3d {
 
-// The channel (within the tile) that a column holds. Channels-last: the columns that a thread's
-// sums belong to (8 j + 2 (lane % 4) + e) become neighbours, eight at a time, four in a last half.
-__device__ __forceinline__ int channel_of_column(int column, int columns, bool channels_last) {
-  if (!channels_last) return column;
-  const int base = column / 32 * 32, rest = column % 32;
-  const int j = rest / 8, lane = rest / 2 % 4, e = rest % 2;
-  const int owned = columns - base >= 32 ? 8 : 4;
-  return base + owned * lane + 2 * j + e;
+constexpr int kMostPieceTaps = 256;
+
+// A piece: taps in the tables' order x 8, 16 or 32 channels x units of one chunk.
+struct WgmmaPieces {
+  PieceShape shape;
+  int channel_bits;                    // 1 << channel_bits channels
+  int tap_parts, channel_parts;        // of one group
+  Divisor unit_parts;                  // of one group
+  Divisor tile_channels, chunk_units;  // of a column tile; of a chunk
+  Divisor taps_h, taps_w;
+};
+
+// Units of shared memory from one tap to the next: odd, so that neighbouring taps fall into
+// different banks.
+CONVT3D_HOST_DEVICE constexpr int piece_pitch(int channels, int units) {
+  return channels * units | 1;
 }
 
-constexpr int kPackThreads = 256;
-
-// One thread per 16-byte unit; blockIdx.y counts taps in the tables' order.
-template <typename T>
-__global__ void __launch_bounds__(kPackThreads)
-    pack_wgmma_weights(const __grid_constant__ WgmmaDataArguments args, bool channels_last) {
+inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   const WgmmaDataPlan& plan = args.plan;
-  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-  const int columns = plan.columns;
-  int rest = blockIdx.x * kPackThreads + threadIdx.x;
-  const int column = rest % columns;
-  rest /= columns;
-  const int unit = rest % plan.chunk_units;
-  rest /= plan.chunk_units;
-  const int chunk = rest % args.sizes.chunks;
-  rest /= args.sizes.chunks;
-  const int slice = rest % args.sizes.channel_tiles;
-  const int group = rest / args.sizes.channel_tiles;
-  if (group >= args.groups) return;
-
-  const TapPlanes tap(plan, blockIdx.y);
-  const int stages_per_tap = plan.chunk_units / plan.stage_units;
-  const int64_t stage =
-      group * args.sizes.stages +
-      (first_tap(plan, slice, tap.plane_d, tap.plane_h, tap.plane_w, args.sizes.chunks, chunk) +
-       tap.rank) *
-          stages_per_tap +
-      unit / plan.stage_units;
-  const int channel = slice * columns + channel_of_column(column, columns, channels_last);
-  constexpr int kElements = kWgmmaUnitElements<T>;
-  const int first = (chunk * plan.chunk_units + unit) * kElements;
-  const T* weight = static_cast<const T*>(args.weight.data) + group * args.weight_group_stride +
-                    channel * args.weight_result_stride + first * args.weight_operand_stride +
-                    d.tap[tap.tap_d] * args.weight.stride[2] +
-                    h.tap[tap.tap_h] * args.weight.stride[3] +
-                    w.tap[tap.tap_w] * args.weight.stride[4];
-  alignas(16) T values[kElements];
-#pragma unroll
-  for (int j = 0; j < kElements; ++j) {
-    values[j] = channel < args.result_channels && first + j < args.operand_channels
-                    ? weight[j * args.weight_operand_stride]
-                    : Convert<T>::from(0.f);
-    if constexpr (sizeof(T) == 4)
-      values[j] = __uint_as_float(round_to_tf32(__float_as_uint(values[j])));
+  const int taps = args.sizes.taps;
+  // Where operand channels are neighbours, two units fill a sector of memory.
+  const int units = args.weight_operand_stride < args.weight.stride[4] ? 2 : 1;
+  WgmmaPieces pieces{};
+  const int unit_parts = args.sizes.chunks * plan.chunk_units / units;
+  const auto tap_parts = [&](int channels) {
+    const int most = std::min(kMostPieceTaps, kPieceUnits / piece_pitch(channels, units));
+    return (taps + most - 1) / most;
+  };
+  // Channels-last columns mix the channels of 32, of 16 in a last half.
+  int channels = plan.columns % 32 == 0 ? 32 : 16;
+  for (; channels > kLeastPieceChannels; channels /= 2) {
+    const int64_t blocks = static_cast<int64_t>(args.groups) * args.sizes.channel_tiles *
+                           (plan.columns / channels) * unit_parts;
+    if (blocks >= kEnoughBlocks && tap_parts(channels) == 1) break;
   }
-  *reinterpret_cast<uint4*>(args.packed + stage * args.sizes.stage_bytes +
-                            (unit % plan.stage_units * columns + column) * kWgmmaUnitBytes) =
-      *reinterpret_cast<const uint4*>(values);
+  pieces.channel_parts = args.sizes.channel_tiles * (plan.columns / channels);
+  pieces.tap_parts = tap_parts(channels);
+  while (1 << pieces.channel_bits < channels) ++pieces.channel_bits;
+  pieces.unit_parts = Divisor(unit_parts);
+  pieces.tile_channels = Divisor(plan.columns);
+  pieces.chunk_units = Divisor(plan.chunk_units);
+  const int kernel[3] = {plan.axes[0].taps(), plan.axes[1].taps(), plan.axes[2].taps()};
+  pieces.taps_h = Divisor(kernel[1]);
+  pieces.taps_w = Divisor(kernel[2]);
+  pieces.shape = PieceShape(args.weight, args.weight_operand_stride, args.weight_result_stride,
+                            args.weight_group_stride, kernel, plan.unit_elements,
+                            (taps + pieces.tap_parts - 1) / pieces.tap_parts, channels, units);
+  return pieces;
+}
+
+// The channel and the column that thread `index` of a piece writes, in the piece and in the column
+// tile. Channels-last: the columns that a thread's sums belong to (8 j + 2 (lane % 4) + e) become
+// neighbours, eight at a time, four in a last half.
+struct PieceColumn {
+  int channel, column;
+
+  __device__ PieceColumn(int index, int first_channel, int channel_bits, int columns,
+                         bool channels_last)
+      : channel(index), column(first_channel + index) {
+    if (!channels_last) return;
+    const int base = first_channel & ~31, owned_bits = columns - base >= 32 ? 3 : 2;
+    const int lane_bits = channel_bits - owned_bits;  // of the lanes whose columns are here
+    const int e = index & 1, lane = index >> 1 & ((1 << lane_bits) - 1);
+    const int j = index >> 1 >> lane_bits;
+    channel = (lane << owned_bits) + 2 * j + e;
+    column = base + 8 * j + 2 * ((first_channel - base >> owned_bits) + lane) + e;
+  }
+};
+
+// Where an axis' taps of one plane begin in its table, and how many they are.
+struct PlaneTaps {
+  int begin, count;
+
+  __device__ __forceinline__ PlaneTaps(const WindowAxis& axis, int tap) {
+    int end = 0;
+    const int16_t* next = axis.plane_begin;
+    do {
+      begin = end;
+      end = *++next;
+    } while (end <= tap);
+    count = end - begin;
+  }
+};
+
+// Channels are exchanged in shared memory so that those of neighbouring columns fall into different
+// banks.
+__device__ __forceinline__ int place_of_channel(int channel) {
+  return channel ^ channel / 8 % 4 * 2;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kPieceThreads)
+    pack_wgmma_weights(const __grid_constant__ WgmmaDataArguments args,
+                       const __grid_constant__ WgmmaPieces pieces, bool channels_last) {
+  struct Tap {
+    int64_t source;  // elements
+    int64_t packed;  // units from the group's first
+  };
+  __shared__ uint4 staged[kPieceUnits];
+  __shared__ Tap taps[kMostPieceTaps];
+  const WgmmaDataPlan& plan = args.plan;
+  const PieceShape& shape = pieces.shape;
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  int tap_part = blockIdx.x;
+  const int first_unit = pieces.unit_parts.take(tap_part) * shape.units;  // in the group
+  const int first_channel = blockIdx.y << pieces.channel_bits;            // in the group
+  const int group = blockIdx.z;
+  const int first_piece_tap = tap_part * shape.taps;
+  const int piece_taps = min(shape.taps, args.sizes.taps - first_piece_tap);
+  int slice = first_channel, chunk = first_unit;
+  const int tile_channel = pieces.tile_channels.take(slice);
+  const int chunk_unit = pieces.chunk_units.take(chunk);
+  const int pitch = piece_pitch(shape.channels, shape.units);
+
+  // The order is that of first_tap() and TapPlanes (wgmma_data_tables.cuh), with fewer
+  // instructions.
+  for (int i = threadIdx.x; i < piece_taps; i += kPieceThreads) {
+    int tap_d = first_piece_tap + i;
+    const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
+    taps[i].source = d.tap[tap_d] * args.weight.stride[2] + h.tap[tap_h] * args.weight.stride[3] +
+                     w.tap[tap_w] * args.weight.stride[4];
+    const int all_h = pieces.taps_h.value(), all_w = pieces.taps_w.value();
+    const PlaneTaps of_d(d, tap_d), of_h(h, tap_h);
+    PlaneTaps of_w(w, tap_w);
+    if (plan.w_planes > 1) of_w.begin = 0, of_w.count = all_w;
+    const int lines = of_d.count * of_h.count;
+    const int before = (of_d.begin * all_h + of_d.count * of_h.begin) * all_w + lines * of_w.begin;
+    const int rank =
+        ((tap_d - of_d.begin) * of_h.count + tap_h - of_h.begin) * of_w.count + tap_w - of_w.begin;
+    const int at =
+        (slice * args.sizes.taps + before) * args.sizes.chunks + chunk * lines * of_w.count + rank;
+    taps[i].packed = static_cast<int64_t>(at) * (plan.chunk_units * plan.columns);
+  }
+  __syncthreads();
+
+  constexpr int kElements = kWgmmaUnitElements<T>;
+  const int64_t unit_stride = kElements * args.weight_operand_stride;
+  const T* weight = static_cast<const T*>(args.weight.data) + group * args.weight_group_stride +
+                    first_channel * args.weight_result_stride + first_unit * unit_stride;
+  const int channels = args.result_channels - first_channel;
+  const int operand_channels = args.operand_channels - first_unit * kElements;
+#pragma unroll 2
+  for (int i = threadIdx.x; i < shape.size(); i += kPieceThreads) {
+    const PiecePlace at = shape.at(i);
+    if (at.tap >= piece_taps) continue;
+    const T* source = weight + taps[at.tap].source + at.channel * args.weight_result_stride +
+                      at.unit * unit_stride;
+    const int present = at.channel < channels ? operand_channels - at.unit * kElements : 0;
+    uint4 unit = read_unit(source, args.weight_operand_stride, present, shape.vectors);
+    if constexpr (sizeof(T) == 4)
+      unit = {round_to_tf32(unit.x), round_to_tf32(unit.y), round_to_tf32(unit.z),
+              round_to_tf32(unit.w)};
+    staged[at.tap * pitch + at.unit * shape.channels + place_of_channel(at.channel)] = unit;
+  }
+  __syncthreads();
+
+  // A power of two of threads takes the columns of a tap: each thread stays in its column.
+  const int rows = kPieceThreads >> pieces.channel_bits;
+  const int row = threadIdx.x >> pieces.channel_bits;
+  const PieceColumn mine(threadIdx.x & (shape.channels - 1), tile_channel, pieces.channel_bits,
+                         plan.columns, channels_last);
+  uint4* packed =
+      reinterpret_cast<uint4*>(args.packed + group * args.sizes.stages * args.sizes.stage_bytes) +
+      chunk_unit * plan.columns + mine.column;
+  const uint4* source = staged + place_of_channel(mine.channel);
+  for (int unit = 0; unit < shape.units; ++unit) {
+#pragma unroll 4
+    for (int tap = row; tap < piece_taps; tap += rows)
+      packed[taps[tap].packed] = source[tap * pitch];
+    packed += plan.columns;
+    source += shape.channels;
+  }
+}
+
+template <typename T>
+cudaError_t launch_pack_wgmma_weights(const WgmmaDataArguments& args, bool channels_last,
+                                      cudaStream_t stream) {
+  const WgmmaPieces pieces = wgmma_pieces(args);
+  const dim3 blocks(static_cast<unsigned>(pieces.unit_parts.value() * pieces.tap_parts),
+                    static_cast<unsigned>(pieces.channel_parts),
+                    static_cast<unsigned>(args.groups));
+  pack_wgmma_weights<T><<<blocks, kPieceThreads, 0, stream>>>(args, pieces, channels_last);
+  return cudaGetLastError();
 }
 
 }  // namespace convt3d
