@@ -26,9 +26,10 @@ constexpr double kItemClocks = 2000;        // first boxes of a work item
 constexpr double kStoreVectorBytes = 24;    // channels-last results, per clock and warpgroup
 constexpr double kStoreStagedBytes = 20;    // contiguous ones
 constexpr double kMemoryBytes = 18;         // of results, per clock
-constexpr double kFillRowClocks = 2.5;      // per row of a box and the copy engine, at least
+constexpr double kFillRowClocks = 4;        // per row of a box and the copy engine, at least
 constexpr double kFillUnitBytes = 20;       // per clock, by the copy engine
 constexpr double kFillElements = 3.5;       // per clock, element by element
+constexpr double kSplitSectorBytes = 128;   // what a run of results off the 32-byte grid costs more
 constexpr double kWeightBytes = 26;         // per clock from the L2 cache
 
 double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
@@ -55,8 +56,12 @@ double clocks_of(const Problem& problem, const WgmmaDataPlan& plan, const WgmmaD
                         : std::max(sizes.box_bytes / kFillUnitBytes, box_rows * kFillRowClocks);
   const double fill = boxes * box_clocks;
   const double weights = sizes.resident ? 0 : stages * sizes.stage_bytes / kWeightBytes;
-  const double out =
+  double out =
       tiles * plan.columns * plan.w_planes * element * plan.tile_h * plan.tile_w / kMemoryBytes;
+  if (!result_channels_last && std::fmod(plan.axes[2].result_extent * element, 32) != 0) {
+    const int run = plan.flattened ? std::min(plan.tile_w, 16 * plan.blocks) : 8 * plan.blocks;
+    out *= 1 + kSplitSectorBytes / (run * plan.w_planes * element);
+  }
   // One warpgroup multiplies while the other stores.
   double step = std::max({products, products / 2 + store, weights, out});
   const int ahead = sizes.chunks > 1 ? d.window : std::min(d.window, d.operand_step);
@@ -201,9 +206,9 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
     consider_chunk(axes.chunk_units, axes.stage_units);
   } else {
     // The fewest chunks that fit, and a few more: smaller boxes may allow larger tiles. Only for a
-    // clear gain, since a window of boxes then passes by for every chunk.
+    // clear gain over a single one, since a window of boxes then passes by for every chunk.
     constexpr int kMore = 3;
-    constexpr double kClearGain = 0.75;
+    constexpr double kClearGain = 0.75, kSomeGain = 0.95;
     for (int chunks = 1, last = units; chunks <= last; ++chunks) {
       const int chunk = (units + chunks - 1) / chunks;
       // Two, four, six or eight units a stage: padding costs, and so do short stages.
@@ -219,7 +224,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       consider_chunk(chunk_units, stage_units);
       if (last == units && std::isfinite(search.clocks)) {
         last = std::min(units, chunks + kMore);
-        if (chunks == 1) search.clocks *= kClearGain;
+        search.clocks *= chunks == 1 ? kClearGain : kSomeGain;
       }
     }
   }
@@ -257,11 +262,12 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
     output *= axis.output;
   }
   const double element = element_bytes(plan), products_per_clock = 4096 / element;
-  constexpr double kMost = 4.5;
+  // What gemm_data takes, in multiples of the floor.
+  const double most = !channels_last ? 8 : plan.unit_elements == 4 ? 6 : 4.5;
   const double floor =
       std::max(products / products_per_clock, element * (input + output) / kMemoryBytes) /
       device.multiprocessors;
-  return plan.clocks < kMost * floor;
+  return plan.clocks < most * floor;
 }
 
 }  // namespace

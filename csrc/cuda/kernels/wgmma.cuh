@@ -88,6 +88,14 @@ __device__ __forceinline__ void store_shared(uint32_t address, uint4 value) {
                "r"(value.y), "r"(value.z), "r"(value.w)
                : "memory");
 }
+// Programmatic dependent launch: the next kernel in the stream may start, if it was launched so;
+// and waits here until the one before has ended and its writes can be read.
+__device__ __forceinline__ void launch_dependents() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_previous_kernel() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
 // Makes this thread's stores to shared memory visible to the matrix units.
 __device__ __forceinline__ void fence_for_wgmma() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

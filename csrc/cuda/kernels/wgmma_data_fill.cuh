@@ -13,6 +13,7 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
   const WgmmaDataSizes& sizes = args.sizes;
   const int stages_per_tap = plan.chunk_units / plan.stage_units;
   RingCursor cursor;
+  wait_for_previous_kernel();  // pack_wgmma_weights; nothing else depends on it
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
     const char* packed = args.packed + item.group * sizes.stages * sizes.stage_bytes;

@@ -20,8 +20,18 @@ cudaError_t launch_wgmma_shape(const WgmmaDataArguments& args, int blocks, cudaS
     const cudaError_t status = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
     if (status != cudaSuccess) return status;
-    kernel<<<blocks, kWgmmaThreads, args.sizes.shared_bytes, stream>>>(args);
-    return cudaGetLastError();
+    // Starts, writes its tables and fills its first boxes while the weights are being packed.
+    cudaLaunchAttribute early{};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t launch{};
+    launch.gridDim = dim3(static_cast<unsigned>(blocks));
+    launch.blockDim = dim3(kWgmmaThreads);
+    launch.dynamicSmemBytes = static_cast<size_t>(args.sizes.shared_bytes);
+    launch.stream = stream;
+    launch.attrs = &early;
+    launch.numAttrs = 1;
+    return cudaLaunchKernelEx(&launch, kernel, args);
   } else {
     return cudaErrorInvalidValue;
   }

@@ -110,6 +110,9 @@ __global__ void __launch_bounds__(kPieceThreads)
   };
   __shared__ uint4 staged[kPieceUnits];
   __shared__ Tap taps[kMostPieceTaps];
+#ifdef CONVT3D_HAS_WGMMA
+  launch_dependents();
+#endif
   const WgmmaDataPlan& plan = args.plan;
   const PieceShape& shape = pieces.shape;
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
