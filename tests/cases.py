@@ -167,8 +167,9 @@ SMALL = (
     # position in one chunk, and with several.
     make_case("hopper_stride1", (2, 24, 3, 9, 11), 40, 3, p=1),
     make_case("hopper_stride2", (2, 16, 3, 9, 16), 24, 3, s=2, p=1, op=1),
+    make_case("hopper_odd_rows", (2, 16, 3, 9, 17), 24, 3, s=2, p=1),
     make_case("hopper_kernel_is_stride", (1, 40, 2, 9, 16), 16, (2, 4, 4), s=(2, 4, 4)),
-    make_case("hopper_chunks", (1, 272, 2, 9, 9), 72, (1, 3, 2), p=(0, 1, 0)),
+    make_case("hopper_chunks", (1, 1024, 2, 9, 9), 128, (1, 3, 2), p=(0, 1, 0)),
     make_case("hopper_groups", (1, 64, 2, 9, 8), 32, 2, s=(1, 2, 1), g=2),
     make_case("many_samples", (17, 4, 2, 3, 3), 4, 3, s=2, p=1, op=1),
     make_case("one_voxel", (1, 4, 1, 1, 1), 6, 3, s=2),

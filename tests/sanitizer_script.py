@@ -19,6 +19,7 @@ NAMES = (
     "unbatched",
     "hopper_stride1",
     "hopper_stride2",
+    "hopper_odd_rows",
     "hopper_kernel_is_stride",
     "hopper_chunks",
 )
@@ -41,8 +42,10 @@ if __name__ == "__main__":
             for layout in LAYOUTS:
                 # Made on the CPU: the gaps between sliced elements stay uninitialised on the GPU.
                 tensors = make_tensors(case, dtype, "cpu", layout)
-                for operator in OPERATORS:
-                    operands = [on_gpu(a) for a in arguments(operator, tensors, case)]
-                    getattr(torch.ops.convt3d, operator)(*operands)
+                for precision in ("ieee", "tf32") if dtype == torch.float32 else ("ieee",):
+                    torch.backends.cudnn.conv.fp32_precision = precision
+                    for operator in OPERATORS:
+                        operands = [on_gpu(a) for a in arguments(operator, tensors, case)]
+                        getattr(torch.ops.convt3d, operator)(*operands)
     torch.cuda.synchronize()
     print("all operators ran")
