@@ -43,6 +43,7 @@ def run_in_new_process(program: Path, inputs: Path, outputs: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """The new process: ``program inputs outputs`` are files of torch.export and torch.save."""
+    torch.backends.cudnn.allow_tf32 = False  # as in the process that compares
     program, inputs, outputs = argv
     model = torch.export.load(program).module()
     with torch.no_grad():
