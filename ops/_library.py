@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,7 +42,8 @@ def _load_one(path: Path) -> None:
 
 @ctypes.CFUNCTYPE(ctypes.c_int)
 def _allows_tf32() -> int:
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    setting: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return setting.fp32_precision == "tf32"
 
 
 def _tell_precision(library: ctypes.CDLL) -> None:
