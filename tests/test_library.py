@@ -110,3 +110,10 @@ def test_linked_libraries(library: Path) -> None:
     system = {"libpthread", "libdl", "librt", "ld-linux-x86-64", "ld-linux-aarch64"}
     assert needed <= allowed | system
     assert "libtorch_cpu" in needed
+
+
+def test_the_cuda_library_would_hear_of_the_precision() -> None:
+    conv = torch.backends.cudnn.conv
+    for precision, allowed in (("ieee", 0), ("tf32", 1), ("ieee", 0)):
+        conv.fp32_precision = precision
+        assert _library._allows_tf32() == allowed
