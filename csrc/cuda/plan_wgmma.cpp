@@ -13,9 +13,9 @@
 namespace convt3d {
 namespace {
 
-// ---- Cost model, in clocks of one multiprocessor (H200)
-// ------------------------------------------ A 64-row product of N columns and one k-step: the
-// matrix unit, or operands from shared memory.
+// ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
+// A 64-row product of so many columns and one k-step: the matrix unit, or operands from shared
+// memory.
 double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
 constexpr double kStageClocks = 200;   // least per weight stage: barriers, loops
 constexpr double kStageOverhead = 60;  // what of it no product hides
@@ -71,8 +71,7 @@ double clocks_of(const Problem& problem, const WgmmaDataPlan& plan, const WgmmaD
   return waves * item;
 }
 
-// ---- Candidates
-// ----------------------------------------------------------------------------------
+// ---- Candidates --------------------------------------------------------------------------------
 struct Search {
   const Problem& problem;
   Pass pass;

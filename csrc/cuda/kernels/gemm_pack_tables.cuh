@@ -11,6 +11,7 @@
 namespace convt3d {
 
 constexpr int kGemmWarps = 4;
+constexpr int kGemmThreads = 32 * kGemmWarps;
 constexpr int kUnitBytes = 16;
 constexpr int kStages = 3;
 constexpr int kStageSteps = 4;  // k-steps per stage
