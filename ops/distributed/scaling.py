@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -73,8 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.device == "cuda" and options.ranks > torch.cuda.device_count():
         parser.error(f"{options.ranks} ranks need as many GPUs, not {torch.cuda.device_count()}")
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_work, (options, f"file://{folder}/store"), nprocs=options.ranks)
+        mp.spawn(_work_and_leave, (options, f"file://{folder}/store"), nprocs=options.ranks)
     return 0
+
+
+def _work_and_leave(rank: int, options: argparse.Namespace, init_method: str) -> None:
+    _work(rank, options, init_method)
+    sys.stdout.flush()
+    # At an orderly end a thread of gloo that is still there can abort the process.
+    os._exit(0)
 
 
 def _work(
@@ -100,6 +108,7 @@ def _work(
                 print(text)
             else:
                 options.output.write_text(text + "\n")
+        dist.barrier()  # none leaves while another still talks to it
     finally:
         dist.destroy_process_group()
 
