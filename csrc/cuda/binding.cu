@@ -18,6 +18,7 @@
 #include "plan.h"
 #include "plan_grad_weight.h"
 #include "plan_wgmma.h"
+#include "plan_wgmma_grad_weight.h"
 #include "precision.h"
 
 namespace convt3d {
@@ -165,6 +166,15 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
                       result_pointer = pointer_to(result);
   if (result.numel() == 0) return result;
 
+  const Device limits = limits_of(device);
+  if (const std::optional<WgmmaGradWeightPlan> plan =
+          plan_wgmma_grad_weight(problem, type, grad_pointer, input_pointer, limits)) {
+    const Tensor workspace =
+        allocate_bytes(wgmma_grad_weight_sizes(problem, *plan).workspace_bytes, grad_output);
+    STD_CUDA_CHECK(launch_wgmma_grad_weight(problem, type, *plan, grad_pointer, input_pointer,
+                                            result_pointer, workspace.data_ptr(), stream));
+    return result;
+  }
   const auto size_of = [&problem](int64_t channels, int64_t Axis::* extent) {
     return std::array<int64_t, 5>{problem.batch, channels, problem.axes[0].*extent,
                                   problem.axes[1].*extent, problem.axes[2].*extent};
@@ -175,7 +185,7 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
                                    problem.out_channels_per_group(), type),
                        widest_fill(input_pointer, size_of(problem.in_channels, &Axis::input),
                                    problem.in_channels_per_group(), type),
-                       has_warp_roles(), limits_of(device));
+                       limits.has_wgmma, limits);
   if (plan && grad_weight_offsets_fit(*plan, grad_pointer, input_pointer)) {
     const GemmGradWeightSizes sizes = gemm_grad_weight_sizes(problem, type, *plan);
     const Tensor workspace = allocate_bytes(sizes.workspace_bytes, grad_output);

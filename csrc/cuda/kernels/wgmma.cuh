@@ -138,6 +138,11 @@ __device__ __forceinline__ void wgmma_wait() {
 // (lane % 4) + e.
 template <typename T, int kColumns>
 struct Wgmma;
+// The same of 16-bit operands in which rows (of a) and columns (of b) are fastest, not the depth:
+// there, MatrixAddress's depth pitch is the distance of `width` units of these, and its row pitch
+// that of eight steps of depth.
+template <typename T, int kColumns>
+struct WgmmaTransposed;
 
 // Register lists: eight columns are four registers of a thread.
 #define CONVT3D_D16 "%0,%1,%2,%3,%4,%5,%6,%7"
@@ -159,27 +164,29 @@ struct Wgmma;
 #define CONVT3D_R64 CONVT3D_R48, CONVT3D_R8(24)
 #define CONVT3D_R96 CONVT3D_R64, CONVT3D_R8(32), CONVT3D_R8(40)
 #define CONVT3D_R128 CONVT3D_R96, CONVT3D_R8(48), CONVT3D_R8(56)
-#define CONVT3D_WGMMA(Type, name, columns, a, b, c)                                            \
+#define CONVT3D_WGMMA(Struct, Type, name, columns, a, b, c, major)                             \
   template <>                                                                                  \
-  struct Wgmma<Type, columns> {                                                                \
+  struct Struct<Type, columns> {                                                               \
     static __device__ __forceinline__ void multiply(float (&d)[columns / 2], uint64_t left,    \
                                                     uint64_t right, int accumulate) {          \
       asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" c                                      \
                    ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." name "." name \
-                   " {" CONVT3D_D##columns "}, %" a ", %" b ", p, 1, 1, 0, 0;\n}"              \
+                   " {" CONVT3D_D##columns "}, %" a ", %" b ", p, 1, 1, " major ";\n}"         \
                    : CONVT3D_R##columns                                                        \
                    : "l"(left), "l"(right), "r"(accumulate));                                  \
     }                                                                                          \
   };
-#define CONVT3D_WGMMA_OF(Type, name)              \
-  CONVT3D_WGMMA(Type, name, 16, "8", "9", "10")   \
-  CONVT3D_WGMMA(Type, name, 32, "16", "17", "18") \
-  CONVT3D_WGMMA(Type, name, 48, "24", "25", "26") \
-  CONVT3D_WGMMA(Type, name, 64, "32", "33", "34") \
-  CONVT3D_WGMMA(Type, name, 96, "48", "49", "50") \
-  CONVT3D_WGMMA(Type, name, 128, "64", "65", "66")
-CONVT3D_WGMMA_OF(__half, "f16")
-CONVT3D_WGMMA_OF(__nv_bfloat16, "bf16")
+#define CONVT3D_WGMMA_OF(Struct, Type, name, major)              \
+  CONVT3D_WGMMA(Struct, Type, name, 16, "8", "9", "10", major)   \
+  CONVT3D_WGMMA(Struct, Type, name, 32, "16", "17", "18", major) \
+  CONVT3D_WGMMA(Struct, Type, name, 48, "24", "25", "26", major) \
+  CONVT3D_WGMMA(Struct, Type, name, 64, "32", "33", "34", major) \
+  CONVT3D_WGMMA(Struct, Type, name, 96, "48", "49", "50", major) \
+  CONVT3D_WGMMA(Struct, Type, name, 128, "64", "65", "66", major)
+CONVT3D_WGMMA_OF(Wgmma, __half, "f16", "0, 0")
+CONVT3D_WGMMA_OF(Wgmma, __nv_bfloat16, "bf16", "0, 0")
+CONVT3D_WGMMA_OF(WgmmaTransposed, __half, "f16", "1, 1")
+CONVT3D_WGMMA_OF(WgmmaTransposed, __nv_bfloat16, "bf16", "1, 1")
 #undef CONVT3D_WGMMA_OF
 #define CONVT3D_WGMMA_TF32(columns, a, b, c)                                                \
   template <>                                                                               \

@@ -1,0 +1,431 @@
+// grad_weight as one implicit matrix product per tap on Hopper (wgmma, sm_90a):
+//
+//   rows     64 channels of one operand, or fewer of several taps along w side by side
+//   columns  channels of the other operand, or fewer of several taps
+//   depth    positions, batch included
+//
+//   tiles    the copy engine brings both operands' tiles of positions into a ring in shared memory,
+//            a row per position with its channels side by side, the moving one with the halo of all
+//            taps (h, w). Channels are the fastest dimension of both operands: the matrix units
+//            read them transposed, and a tap is an offset to other rows. Taps side by side are the
+//            same rows of memory read at an even distance.
+//   sums     stay in registers over all tiles of a block's share ("split"), one set per tap tile.
+//            Several shares write partial sums to a workspace, which a second kernel adds in a
+//            fixed order: the same bits in every run.
+//
+// What a tile reads outside a tensor is zero in both operands, except that positions outside the
+// still one may meet elements of the moving one.
+#pragma once
+
+#include <iterator>
+#include <utility>
+
+#include "mma.cuh"
+#include "scalar.cuh"
+#include "wgmma.cuh"
+#include "wgmma_grad_weight_shapes.h"
+
+namespace convt3d {
+
+constexpr int kContractThreads = 3 * kWarpgroupThreads;  // two warpgroups multiply
+constexpr int kContractRegisters = 216, kContractFillRegisters = 72;
+
+struct WgmmaGradWeightArguments {
+  WgmmaGradWeightPlan plan;
+  WgmmaGradWeightSizes sizes;
+  CUtensorMap still_map, moving_map;
+  int groups, batch;
+  int64_t result_group_stride, result_row_stride, result_column_stride, result_tap_stride[3];
+  void* result;
+  float* workspace;  // null: one partial result
+};
+
+// What a block computes.
+struct ContractionJob {
+  int place_d;  // tap along d, in its table
+  int group, still_slice, moving_slice;
+  int first_tile, tiles;  // tap tiles
+
+  __device__ ContractionJob(const WgmmaGradWeightArguments& args, unsigned index) {
+    const WgmmaGradWeightSizes& sizes = args.sizes;
+    const auto next = [&index](int count) {
+      const int value = static_cast<int>(index % count);
+      index /= count;
+      return value;
+    };
+    const int tap_group = next(args.plan.tap_groups);
+    place_d = next(args.plan.axes[0].taps());
+    still_slice = next(sizes.still.slices);
+    moving_slice = next(sizes.moving.slices);
+    group = static_cast<int>(index);
+    first_tile = tap_group * sizes.tiles_per_group;
+    tiles = min(sizes.tiles_per_group, sizes.tap_tiles - first_tile);
+  }
+};
+
+// The first pair of planes (h, w) whose box a block needs.
+__device__ __forceinline__ int plane_pair(const WindowAxis& w, const TapTile& tile) {
+  return tile.plane_h * w.planes + tile.plane_w;
+}
+
+struct ContractionShared {
+  uint32_t stages, barriers;
+  unsigned* steps;    // rows of a k-step in 16-byte units: moving << 16 | still
+  unsigned* offsets;  // the same of a tap tile
+
+  __device__ ContractionShared(char* base, const WgmmaGradWeightArguments& args)
+      : stages(shared_address(base)),
+        barriers(stages + args.sizes.barriers_at),
+        steps(reinterpret_cast<unsigned*>(base + args.sizes.tables_at)),
+        offsets(steps + args.sizes.steps) {}
+  __device__ uint32_t full(int stage) const { return barriers + 16 * stage; }
+  __device__ uint32_t empty(int stage) const { return barriers + 16 * stage + 8; }
+};
+
+__device__ inline void write_contraction_tables(const WgmmaGradWeightArguments& args,
+                                                const ContractionJob& job,
+                                                const ContractionShared& shared) {
+  const WgmmaGradWeightPlan& plan = args.plan;
+  const WgmmaGradWeightSizes& sizes = args.sizes;
+  const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+  const auto packed = [&sizes](int still_row, int moving_row, int still_box) {
+    const int still = still_row * sizes.still.width +
+                      still_box * sizes.still.blocks * sizes.still.block_bytes() / 16;
+    return static_cast<unsigned>(moving_row * sizes.moving.width) << 16 |
+           static_cast<unsigned>(still);
+  };
+  for (int i = threadIdx.x; i < sizes.steps; i += kContractThreads) {
+    int row = 16 * i, column = 0;
+    if (!plan.flattened) {
+      // Two runs of eight: neighbours, or one line apart where a line has an odd number of them.
+      const int runs = plan.tile_w / 8, per_line = runs % 2 == 0 ? runs / 2 : runs;
+      column = i % per_line * (runs % 2 == 0 ? 16 : 8);
+      row = i / per_line * (runs % 2 == 0 ? 1 : 2);
+      shared.steps[i] =
+          packed(row * sizes.still.pitch + column, row * sizes.moving.pitch + column, 0);
+    } else {
+      shared.steps[i] = packed(row, row, 0);
+    }
+  }
+  const int first_pair = plane_pair(w, tap_tile_at(h, w, plan.merged, job.first_tile));
+  for (int i = threadIdx.x; i < 2 * plan.tiles; i += kContractThreads) {
+    const TapTile tile = tap_tile_at(h, w, plan.merged, job.first_tile + min(i, job.tiles - 1));
+    shared.offsets[i] = packed(0, tile.offset_h * sizes.moving.pitch + tile.offset_w,
+                               plane_pair(w, tile) - first_pair);
+  }
+}
+
+// ---- Fill: one thread --------------------------------------------------------------------------
+__device__ inline void fill_contraction(const WgmmaGradWeightArguments& args,
+                                        const ContractionJob& job, const ContractionShared& shared,
+                                        const PositionRange& range, int first, int last) {
+  const WgmmaGradWeightPlan& plan = args.plan;
+  const WgmmaGradWeightSizes& sizes = args.sizes;
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  const ContractionBox &still = sizes.still, &moving = sizes.moving;
+  int plane_d = 0;
+  while (d.plane_begin[plane_d + 1] <= job.place_d) ++plane_d;
+  const int first_pair = plane_pair(w, tap_tile_at(h, w, plan.merged, job.first_tile));
+  const int last_pair =
+      plane_pair(w, tap_tile_at(h, w, plan.merged, job.first_tile + job.tiles - 1));
+  const int copied = (last_pair - first_pair + 1) * still.blocks * still.width * 16 * still.lines *
+                         still.pitch * plan.samples +
+                     moving.blocks * moving.width * 16 * moving.lines * moving.pitch * plan.samples;
+  int stage = 0;
+  uint32_t parity = 1;  // a new barrier counts as having completed the phase before its first
+  for (int index = first; index < last; ++index) {
+    int rest = index;
+    const int t_w = rest % sizes.tiles_w * plan.tile_w;
+    rest /= sizes.tiles_w;
+    const int t_h = rest % sizes.tiles_h * plan.tile_h;
+    rest /= sizes.tiles_h;
+    const int t_d = range.first + rest % (range.last - range.first);
+    const int n = rest / (range.last - range.first) * plan.samples;
+    barrier_wait(shared.empty(stage), parity);
+    const uint32_t full = shared.full(stage);
+    barrier_expect(full, copied);
+    uint32_t box = shared.stages + stage * sizes.stage_bytes;
+    for (int pair = first_pair; pair <= last_pair; ++pair) {
+      for (int block = 0; block < still.blocks; ++block) {
+        copy_tensor(
+            box, &args.still_map, full,
+            job.group * still.channels + job.still_slice * still.slice + block * still.width * 8,
+            w.result_step * t_w + pair % w.planes, h.result_step * t_h + pair / w.planes,
+            d.result_step * t_d + plane_d, n);
+        box += still.block_bytes();
+      }
+    }
+    box = shared.stages + stage * sizes.stage_bytes + sizes.moving_at;
+    for (int block = 0; block < moving.blocks; ++block) {
+      copy_tensor(
+          box, &args.moving_map, full,
+          job.group * moving.channels + job.moving_slice * moving.slice + block * moving.width * 8,
+          t_w + w.origin, t_h + h.origin, d.operand_step * t_d + d.origin + d.offset[job.place_d],
+          n);
+      box += moving.block_bytes();
+    }
+    if (++stage == plan.stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+}
+
+// ---- Products ----------------------------------------------------------------------------------
+template <int kTiles, int kSums>
+__device__ __forceinline__ void pin_sums(float (&sums)[kTiles][kSums]) {
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[t][i])::"memory");
+}
+
+// A descriptor of one operand, of stage 0.
+__device__ inline MatrixAddress contraction_address(const WgmmaGradWeightArguments& args,
+                                                    const ContractionShared& shared, bool moving) {
+  const WgmmaGradWeightPlan& plan = args.plan;
+  const ContractionBox& box = moving ? args.sizes.moving : args.sizes.still;
+  const int row_bytes = 16 * box.width;
+  // From one row's width of channels to the next: the next taps, the next channels, or (where the
+  // product is wider than the slice) the same again.
+  const int side = moving && plan.merged > 1 ? tap_distance(plan.axes[2]) * row_bytes
+                   : box.blocks > 1          ? box.block_bytes()
+                                             : 0;
+  const bool lines_apart = !plan.flattened && plan.tile_w / 8 % 2 != 0;
+  return MatrixAddress(shared.stages + (moving ? args.sizes.moving_at : 0), side,
+                       (lines_apart ? box.pitch : 8) * row_bytes, box.width);
+}
+
+template <typename T, int kColumns, int kTiles>
+__device__ __forceinline__ void contract(const WgmmaGradWeightArguments& args,
+                                         const ContractionShared& shared, int warpgroup, int count,
+                                         float (&sums)[kTiles][kColumns / 2]) {
+  const WgmmaGradWeightPlan& plan = args.plan;
+  const bool moving_rows = plan.moving_rows;
+  const MatrixAddress left = contraction_address(args, shared, moving_rows);
+  const MatrixAddress right = contraction_address(args, shared, !moving_rows);
+  // Rows of the left operand in the low half.
+  const auto ordered = [moving_rows](unsigned packed) {
+    return moving_rows ? __byte_perm(packed, 0, 0x1032) : packed;
+  };
+  uint32_t offsets[kTiles];
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t)
+    offsets[t] = ordered(shared.offsets[(plan.split_positions ? 0 : warpgroup * plan.tiles) +
+                                        min(t, plan.tiles - 1)]);
+  const int first_step = plan.split_positions ? warpgroup : 0;
+  const int stride = plan.split_positions ? 2 : 1;
+  int stage = 0;
+  uint32_t parity = 0, unfreed = 0;
+  uint32_t stage_at = 0;
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+    for (int i = 0; i < kColumns / 2; ++i) sums[t][i] = 0.f;
+  pin_sums(sums);
+#pragma unroll 1
+  for (int index = 0; index < count; ++index) {
+    barrier_wait(shared.full(stage), parity);
+    wgmma_fence();
+    const auto multiply_step = [&](int step) {
+      const unsigned rows = ordered(shared.steps[step]);
+      const uint32_t a = left.low + stage_at + (rows & 0xffff);
+      const uint32_t b = right.low + stage_at + (rows >> 16);
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t)
+        WgmmaTransposed<T, kColumns>::multiply(sums[t], left.with(a + (offsets[t] & 0xffff)),
+                                               right.with(b + (offsets[t] >> 16)), 1);
+      wgmma_commit();
+    };
+    // The stage before is free as soon as its products have ended: while the first of this one
+    // run, not when its last have been issued.
+    if (first_step < args.sizes.steps) multiply_step(first_step);
+    wgmma_wait<1>();
+    if (unfreed != 0 && threadIdx.x % 32 == 0) barrier_arrive(unfreed);
+    unfreed = shared.empty(stage);
+#pragma unroll 1
+    for (int step = first_step + stride; step < args.sizes.steps; step += stride)
+      multiply_step(step);
+    stage_at += args.sizes.stage_bytes / 16;
+    if (++stage == plan.stages) {
+      stage = 0;
+      stage_at = 0;
+      parity ^= 1;
+    }
+  }
+  wgmma_wait<0>();
+  pin_sums(sums);
+}
+
+// ---- Results -----------------------------------------------------------------------------------
+// The weight that row m and column n of a tap tile belong to, as an offset; -1: none.
+__device__ __forceinline__ int64_t weight_of(const WgmmaGradWeightArguments& args,
+                                             const ContractionJob& job, const TapTile& tile, int m,
+                                             int n) {
+  const WgmmaGradWeightPlan& plan = args.plan;
+  const ContractionBox &still = args.sizes.still, &moving = args.sizes.moving;
+  const int moving_side = plan.moving_rows ? m : n, still_channel = plan.moving_rows ? n : m;
+  const int side = plan.merged > 1 ? moving_side / moving.slice : 0;
+  const int moving_channel = moving_side - side * moving.slice;
+  if (side >= tile.count || still_channel >= still.slice || moving_channel >= moving.slice)
+    return -1;
+  const int still_at = job.still_slice * still.slice + still_channel;
+  const int moving_at = job.moving_slice * moving.slice + moving_channel;
+  if (still_at >= still.channels || moving_at >= moving.channels) return -1;
+  const int in = plan.input_moves ? moving_at : still_at;
+  const int out = plan.input_moves ? still_at : moving_at;
+  const WindowAxis& w = plan.axes[2];
+  return job.group * args.result_group_stride + in * args.result_row_stride +
+         out * args.result_column_stride +
+         plan.axes[0].tap[job.place_d] * args.result_tap_stride[0] +
+         plan.axes[1].tap[tile.place_h] * args.result_tap_stride[1] +
+         w.tap[tile.place_w(w, side)] * args.result_tap_stride[2];
+}
+
+template <typename T>
+__device__ __forceinline__ void write_weight(const WgmmaGradWeightArguments& args, int64_t at,
+                                             float value) {
+  if (at >= 0) static_cast<T*>(args.result)[at] = Convert<T>::from(value);
+}
+
+// Row and column of a thread's i-th sum.
+__device__ __forceinline__ int sum_row(int thread, int i) {
+  return thread / 32 * 16 + i / 2 % 2 * 8 + thread % 32 / 4;
+}
+__device__ __forceinline__ int sum_column(int thread, int i) {
+  return i / 4 * 8 + thread % 4 * 2 + i % 2;
+}
+
+template <typename T, int kColumns, int kTiles>
+__global__ void __launch_bounds__(kContractThreads, 1)
+    wgmma_grad_weight_kernel(const __grid_constant__ WgmmaGradWeightArguments args) {
+#ifdef CONVT3D_HAS_WGMMA
+  extern __shared__ __align__(1024) char base[];  // period of the swizzle
+  const WgmmaGradWeightPlan& plan = args.plan;
+  const WgmmaGradWeightSizes& sizes = args.sizes;
+  const ContractionShared shared(base, args);
+  const auto jobs = static_cast<unsigned>(sizes.jobs);
+  const unsigned job_index = blockIdx.x % jobs, split = blockIdx.x / jobs;
+  const ContractionJob job(args, job_index);
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < plan.stages; ++stage) {
+      barrier_init(shared.full(stage), 1);
+      barrier_init(shared.empty(stage), 2 * kWarpgroupThreads / 32);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  // Rows that pad a tile are never filled; what they meet must be finite.
+  for (int at = threadIdx.x * 16; at < sizes.tables_at; at += kContractThreads * 16)
+    *reinterpret_cast<uint4*>(base + at) = uint4{0, 0, 0, 0};
+  fence_for_wgmma();
+  write_contraction_tables(args, job, shared);
+  __syncthreads();
+
+  const PositionRange range = positions_of_tap(plan.axes[0], job.place_d);
+  const int tiles = (range.last - range.first) * sizes.sample_tiles * sizes.tiles_h * sizes.tiles_w;
+  const int per_split = (tiles + plan.splits - 1) / plan.splits;
+  const int first = min(static_cast<int>(split) * per_split, tiles);
+  const int last = min(first + per_split, tiles);
+  const int warpgroup =
+      __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
+  if (warpgroup == 2) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kContractFillRegisters));
+    if (threadIdx.x == 2 * kWarpgroupThreads)
+      fill_contraction(args, job, shared, range, first, last);
+    return;
+  }
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kContractRegisters));
+  float sums[kTiles][kColumns / 2];
+  contract<T, kColumns, kTiles>(args, shared, warpgroup, last - first, sums);
+
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
+  const int first_tile = plan.split_positions ? 0 : warpgroup * plan.tiles;
+  if (args.workspace != nullptr) {
+    const int block_tiles = plan.split_positions ? plan.tiles : 2 * plan.tiles;
+    const int64_t slot = plan.split_positions ? 2 * split + warpgroup : split;
+    float* to = args.workspace + slot * sizes.partials +
+                static_cast<int64_t>(job_index * block_tiles + first_tile) * 64 * kColumns + thread;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      if (t >= plan.tiles) break;
+#pragma unroll
+      for (int i = 0; i < kColumns / 2; ++i)
+        to[(t * kColumns / 2 + i) * kWarpgroupThreads] = sums[t][i];
+    }
+  } else {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      if (t >= plan.tiles || first_tile + t >= job.tiles) break;
+      const TapTile tile =
+          tap_tile_at(plan.axes[1], plan.axes[2], plan.merged, job.first_tile + first_tile + t);
+#pragma unroll
+      for (int i = 0; i < kColumns / 2; ++i)
+        write_weight<T>(args, weight_of(args, job, tile, sum_row(thread, i), sum_column(thread, i)),
+                        sums[t][i]);
+    }
+  }
+#endif
+}
+
+// ---- Sum of the partial results ----------------------------------------------------------------
+// A block adds up the slots of one register of a tap tile.
+template <typename T>
+__global__ void __launch_bounds__(kWarpgroupThreads)
+    sum_contractions(const __grid_constant__ WgmmaGradWeightArguments args) {
+  const WgmmaGradWeightPlan& plan = args.plan;
+  const int block_tiles = plan.split_positions ? plan.tiles : 2 * plan.tiles;
+  const int thread = static_cast<int>(threadIdx.x);
+  unsigned index = blockIdx.x;
+  const int i = static_cast<int>(index % (plan.columns / 2));
+  index /= plan.columns / 2;
+  const int tile_index = static_cast<int>(index % block_tiles);
+  const ContractionJob job(args, index / block_tiles);
+  if (tile_index >= job.tiles) return;
+  const TapTile tile =
+      tap_tile_at(plan.axes[1], plan.axes[2], plan.merged, job.first_tile + tile_index);
+  const int64_t at = weight_of(args, job, tile, sum_row(thread, i), sum_column(thread, i));
+  const float* source =
+      args.workspace + static_cast<int64_t>(blockIdx.x) * kWarpgroupThreads + thread;
+  float sum = 0;
+#pragma unroll 8
+  for (int slot = 0; slot < args.sizes.slots; ++slot) sum += source[slot * args.sizes.partials];
+  write_weight<T>(args, at, sum);
+}
+
+// ---- Launch ------------------------------------------------------------------------------------
+template <typename T, int kIndex>
+cudaError_t launch_contraction_shape(const WgmmaGradWeightArguments& args, cudaStream_t stream) {
+  constexpr WgmmaGradWeightShape kShape = kWgmmaGradWeightShapes[kIndex];
+  const auto kernel = wgmma_grad_weight_kernel<T, kShape.columns, kShape.tiles>;
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
+  if (status != cudaSuccess) return status;
+  const auto blocks = static_cast<unsigned>(args.sizes.jobs * args.plan.splits);
+  kernel<<<blocks, kContractThreads, args.sizes.shared_bytes, stream>>>(args);
+  return cudaGetLastError();
+}
+
+template <typename T, size_t... kIndex>
+cudaError_t find_contraction_shape(const WgmmaGradWeightArguments& args, cudaStream_t stream,
+                                   std::index_sequence<kIndex...>) {
+  // The first instance with enough tiles: they are sorted.
+  cudaError_t status = cudaErrorInvalidValue;
+  (void)((kWgmmaGradWeightShapes[kIndex].columns == args.plan.columns &&
+          kWgmmaGradWeightShapes[kIndex].tiles >= args.plan.tiles &&
+          (status = launch_contraction_shape<T, kIndex>(args, stream), true)) ||
+         ...);
+  return status;
+}
+
+template <typename T>
+cudaError_t launch_wgmma_grad_weight_typed(const WgmmaGradWeightArguments& args,
+                                           cudaStream_t stream) {
+  const cudaError_t status = find_contraction_shape<T>(
+      args, stream, std::make_index_sequence<std::size(kWgmmaGradWeightShapes)>{});
+  if (status != cudaSuccess || args.workspace == nullptr) return status;
+  const auto blocks = static_cast<unsigned>(args.sizes.partials / kWarpgroupThreads);
+  sum_contractions<T><<<blocks, kWarpgroupThreads, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+}  // namespace convt3d

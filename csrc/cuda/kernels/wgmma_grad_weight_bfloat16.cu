@@ -1,0 +1,6 @@
+#include "wgmma_grad_weight.cuh"
+
+namespace convt3d {
+template cudaError_t launch_wgmma_grad_weight_typed<__nv_bfloat16>(const WgmmaGradWeightArguments&,
+                                                                   cudaStream_t);
+}  // namespace convt3d

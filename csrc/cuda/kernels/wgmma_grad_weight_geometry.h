@@ -1,0 +1,97 @@
+// Index arithmetic of the WGMMA grad_weight kernel (wgmma_grad_weight.cuh). Host-device, no CUDA
+// headers: the CPU tests check it against the definition.
+//
+// grad_weight contracts input and grad_output over positions. One of them is read at the position
+// itself ("still": the result of wgmma_geometry.h), the other at a row that depends on the tap
+// ("moving": its operand):
+//
+//   still  = result_step * t + plane      moving = operand_step * t + origin + offset(tap)
+//
+// The input moves where the window axes are those of forward; grad_output moves where they are
+// those of grad_input, for which the strides of height and width must be 1.
+#pragma once
+
+#include "wgmma_geometry.h"
+
+namespace convt3d {
+
+// Taps of one plane along w whose sums are the rows (or columns) of one product, side by side:
+// `count` places of the axis' table from `first` on. Their offsets rise or fall evenly.
+struct TapTile {
+  int plane_h, plane_w;
+  int place_h;         // in the table of h
+  int first_w, count;  // in the table of w
+  int offset_h, offset_w;
+
+  // Which of the tile's taps lies `side` steps from the least offset on.
+  CONVT3D_HOST_DEVICE int place_w(const WindowAxis& w, int side) const {
+    return count > 1 && w.offset[first_w] > w.offset[first_w + 1] ? first_w + count - 1 - side
+                                                                  : first_w + side;
+  }
+};
+
+// Tiles of `merged` taps in the order of planes (h, w), then taps of h, then of w.
+CONVT3D_HOST_DEVICE inline int tap_tiles(const WindowAxis& h, const WindowAxis& w, int merged) {
+  int tiles = 0;
+  for (int plane_w = 0; plane_w < w.planes; ++plane_w)
+    tiles += (w.taps_of(plane_w) + merged - 1) / merged;
+  return h.taps() * tiles;
+}
+
+CONVT3D_HOST_DEVICE inline TapTile tap_tile_at(const WindowAxis& h, const WindowAxis& w, int merged,
+                                               int index) {
+  for (int plane_h = 0; plane_h < h.planes; ++plane_h) {
+    for (int plane_w = 0; plane_w < w.planes; ++plane_w) {
+      const int tiles_w = (w.taps_of(plane_w) + merged - 1) / merged;
+      const int tiles = h.taps_of(plane_h) * tiles_w;
+      if (index >= tiles) {
+        index -= tiles;
+        continue;
+      }
+      TapTile tile{};
+      tile.plane_h = plane_h;
+      tile.plane_w = plane_w;
+      tile.place_h = h.plane_begin[plane_h] + index / tiles_w;
+      tile.first_w = w.plane_begin[plane_w] + index % tiles_w * merged;
+      const int left = w.plane_begin[plane_w + 1] - tile.first_w;
+      tile.count = left < merged ? left : merged;
+      tile.offset_h = h.offset[tile.place_h];
+      tile.offset_w = w.offset[tile.place_w(w, 0)];
+      return tile;
+    }
+  }
+  return {};
+}
+
+// Distance of the offsets of neighbouring taps of one plane; 1 where no plane has two.
+CONVT3D_HOST_DEVICE inline int tap_distance(const WindowAxis& axis) {
+  for (int plane = 0; plane < axis.planes; ++plane) {
+    if (axis.taps_of(plane) < 2) continue;
+    const int first = axis.plane_begin[plane];
+    const int distance = axis.offset[first + 1] - axis.offset[first];
+    return distance < 0 ? -distance : distance;
+  }
+  return 1;
+}
+
+// Positions along one axis at which both operands of a tap lie inside their tensors.
+struct PositionRange {
+  int first, last;  // last: one behind
+};
+
+CONVT3D_HOST_DEVICE inline PositionRange positions_of_tap(const WindowAxis& axis, int place) {
+  int plane = 0;
+  while (axis.plane_begin[plane + 1] <= place) ++plane;
+  const int start = axis.origin + axis.offset[place];  // of the moving operand at position 0
+  int first = start < 0 ? (-start + axis.operand_step - 1) / axis.operand_step : 0;
+  const auto behind = [](int extent, int from, int step) {
+    return extent <= from ? 0 : (extent - from + step - 1) / step;
+  };
+  const int still = behind(axis.result_extent, plane, axis.result_step);
+  const int moving = behind(axis.operand_extent, start, axis.operand_step);
+  int last = still < moving ? still : moving;
+  if (last < first) last = first;
+  return {first, last};
+}
+
+}  // namespace convt3d
