@@ -38,12 +38,12 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
                  int multiprocessors) {
   const WindowAxis& d = plan.axes[0];
   const double parts = plan.column_parts, element = element_bytes(plan);
-  const double stages = static_cast<double>(sizes.stages) / parts;
+  const double tiles = std::ceil(sizes.column_tiles / parts);
+  const double stages = sizes.stages * tiles / sizes.column_tiles;
   const double stage_clocks =
       std::max(2 * plan.blocks * plan.stage_units / 2. * product_clocks(plan.columns),
                kStageClocks) +
       kStageOverhead;
-  const double tiles = std::ceil(sizes.column_tiles / parts);
   const double changes = sizes.chunks > 1 ? sizes.chunks * kChunkClocks : kColumnTileClocks;
   const double products = stages * stage_clocks + tiles * changes;
   const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
@@ -69,6 +69,15 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
   const double item = plan.segment * (step + kStepClocks) + kItemClocks + d.window * box_clocks;
   const double waves = std::ceil(static_cast<double>(sizes.items) / multiprocessors);
   return waves * item;
+}
+
+// Samples whose positions in (h, w), with what lies between them, fit so many rows.
+int images_in_rows(const WgmmaDataPlan& plan, int rows) {
+  const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+  if (h.positions > rows || w.positions > rows) return 0;
+  const BoxShape box = box_shape(h, w, h.positions, w.positions, 2, 2);
+  const int last = box.row_of({0, h.positions - 1, w.positions - 1});
+  return last < rows ? (rows - 1 - last) / box.sample_rows + 1 : 0;
 }
 
 // ---- Candidates --------------------------------------------------------------------------------
@@ -124,8 +133,12 @@ struct Search {
   void distribute(WgmmaDataPlan plan) {
     const int positions = plan.axes[0].positions;
     const WgmmaDataSizes whole = sizes_of(plan);
-    for (int parts = 1; parts <= whole.column_tiles && parts <= 16; parts *= 2) {
-      if (parts > 1 && whole.resident) break;
+    constexpr int kMostParts = 64;
+    const int columns = whole.column_tiles;
+    for (int each = columns; each >= 1; --each) {  // column tiles per part
+      const int parts = (columns + each - 1) / each;
+      if (parts > kMostParts || (parts > 1 && whole.resident)) break;
+      if ((columns + parts - 1) / parts < each) continue;  // the same with fewer column tiles each
       plan.column_parts = parts;
       for (int segments = 1; segments <= positions; segments += (segments + 3) / 4) {
         plan.segment = (positions + segments - 1) / segments;
@@ -167,10 +180,8 @@ struct Search {
       divide_memory(plan);
     }
     // Whole images of several samples, as many in each tile.
-    const int halo_w = w.halo(w.positions), image = h.halo(h.positions) * halo_w;
-    const int last = (h.positions - 1) * halo_w + w.positions;
-    if (last > rows) return;
-    const int64_t most = std::min<int64_t>((rows - last) / image + 1, most_samples);
+    const int64_t most = std::min(images_in_rows(plan, rows), most_samples);
+    if (most < 2) return;
     plan.tile_h = h.positions;
     plan.tile_w = w.positions;
     for (int64_t groups = (problem.batch + most - 1) / most; groups < problem.batch;
@@ -219,7 +230,9 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   } else {
     // The fewest chunks that fit, and a few more: smaller boxes may allow larger tiles. Only for a
     // clear gain over a single one, since a window of boxes then passes by for every chunk.
-    constexpr int kMore = 3;
+    // Small images take more: of several samples, whose boxes grow with the tile.
+    const bool small = axes.axes[1].positions * axes.axes[2].positions < 64;
+    const int more = small ? 8 : 3;
     constexpr double kClearGain = 0.75, kSomeGain = 0.95;
     for (int chunks = 1, last = units; chunks <= last; ++chunks) {
       const int chunk = (units + chunks - 1) / chunks;
@@ -235,7 +248,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       }
       consider_chunk(chunk_units, stage_units);
       if (last == units && std::isfinite(search.clocks)) {
-        last = std::min(units, chunks + kMore);
+        last = std::min(units, chunks + more);
         search.clocks *= chunks == 1 ? kClearGain : kSomeGain;
       }
     }
@@ -249,12 +262,13 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
                    const Device& device) {
   const WgmmaDataSizes sizes = wgmma_data_sizes(problem, pass, channels_last, plan);
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-  // Most rows of a 64-row product would be padding.
-  constexpr double kLeastUseful = 1 / 3.;
-  const double positions = static_cast<double>(h.positions) * w.positions;
-  const double tiles = static_cast<double>(sizes.sample_tiles) * sizes.tiles_h * sizes.tiles_w;
-  if (positions < 64 && problem.batch * positions < kLeastUseful * tiles * 2 * 64 * plan.blocks)
-    return false;
+  const bool small = static_cast<int64_t>(h.positions) * w.positions < 64;
+  if (small) {
+    // Most rows of a product would be padding, however many samples there are.
+    constexpr double kLeastUseful = 0.3;
+    const int rows = 2 * 64 * plan.blocks;
+    if (images_in_rows(plan, rows) * h.positions * w.positions < kLeastUseful * rows) return false;
+  }
   // Boxes of which only two fit: filling and multiplying take turns.
   constexpr int kMostBoxBytes = 80 * 1024;
   if (sizes.box_bytes > kMostBoxBytes) return false;
@@ -265,9 +279,10 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
     if (sizes.empty_planes) return false;
     // Every column tile reads every chunk again.
     if (sizes.chunks > 1 && plan.columns < 64) return false;
-    return true;
+    if (!small) return true;
   }
-  // Tiles of a strided operand are large and their halos overlap: compare with the floor.
+  // Small images are mostly halo, tiles of a strided operand are large and their halos overlap:
+  // compare with the floor.
   double products =
       static_cast<double>(problem.batch) * problem.in_channels * problem.out_channels_per_group();
   double input = static_cast<double>(problem.batch) * problem.in_channels;
@@ -279,7 +294,7 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
   }
   const double element = element_bytes(plan), products_per_clock = 4096 / element;
   // What gemm_data takes, in multiples of the floor.
-  const double most = !channels_last ? 8 : plan.unit_elements == 4 ? 6 : 4.5;
+  const double most = !channels_last ? 8 : small || plan.unit_elements == 4 ? 6 : 4.5;
   const double floor =
       std::max(products / products_per_clock, element * (input + output) / kMemoryBytes) /
       device.multiprocessors;

@@ -274,6 +274,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   write_wgmma_tables<T>(args, shared);
+  clear_ends_of_boxes(args, shared);
   __syncthreads();
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);

@@ -57,6 +57,21 @@ __device__ __forceinline__ bool inside_extent(int coordinate, int extent) {
   return static_cast<unsigned>(coordinate) < static_cast<unsigned>(extent);
 }
 
+// Zeros behind the filled rows of every box, once for good. For all threads.
+__device__ inline void clear_ends_of_boxes(const WgmmaDataArguments& args,
+                                           const WgmmaShared& shared) {
+  const BoxShape& shape = args.sizes.box;
+  const int row_bytes = shape.width * kWgmmaUnitBytes;
+  const int units = (shape.reached - shape.filled) * shape.width;
+  if (units == 0) return;
+  const int areas = args.plan.box_slots * (args.sizes.box_bytes / (shape.area * row_bytes));
+  for (int i = threadIdx.x; i < areas * units; i += kWgmmaThreads)
+    store_shared(shared.boxes + (i / units * shape.area + shape.filled) * row_bytes +
+                     i % units * kWgmmaUnitBytes,
+                 {0, 0, 0, 0});
+  fence_for_wgmma();
+}
+
 // By the copy engine: one thread starts a copy per residue pair and `width` units of channels;
 // what lies outside the tensor becomes zeros.
 __device__ __forceinline__ void fill_box_tensor(const WgmmaDataArguments& args, uint32_t box,
@@ -66,8 +81,7 @@ __device__ __forceinline__ void fill_box_tensor(const WgmmaDataArguments& args, 
   const WindowAxis &h = args.plan.axes[1], &w = args.plan.axes[2];
   const int row_bytes = shape.width * kWgmmaUnitBytes;
   const int copies = args.plan.chunk_units / shape.width;
-  barrier_expect(full, copies * h.operand_step * w.operand_step * args.plan.samples *
-                           shape.sample_rows * row_bytes);
+  barrier_expect(full, copies * h.operand_step * w.operand_step * shape.filled * row_bytes);
   for (int copy = 0; copy < copies; ++copy) {
     for (int residue_h = 0; residue_h < h.operand_step; ++residue_h) {
       for (int residue_w = 0; residue_w < w.operand_step; ++residue_w) {
