@@ -135,10 +135,11 @@ struct Search {
     const WgmmaDataSizes whole = sizes_of(plan);
     constexpr int kMostParts = 64;
     const int columns = whole.column_tiles;
-    for (int each = columns; each >= 1; --each) {  // column tiles per part
+    int tried = 0;
+    for (int each = columns; each >= 1; each -= (each + 3) / 4) {  // column tiles per part
       const int parts = (columns + each - 1) / each;
       if (parts > kMostParts || (parts > 1 && whole.resident)) break;
-      if ((columns + parts - 1) / parts < each) continue;  // the same with fewer column tiles each
+      if (parts == std::exchange(tried, parts)) continue;
       plan.column_parts = parts;
       for (int segments = 1; segments <= positions; segments += (segments + 3) / 4) {
         plan.segment = (positions + segments - 1) / segments;
@@ -186,7 +187,9 @@ struct Search {
     plan.tile_w = w.positions;
     for (int64_t groups = (problem.batch + most - 1) / most; groups < problem.batch;
          groups += (groups + 3) / 4) {
-      plan.samples = static_cast<int>((problem.batch + groups - 1) / groups);
+      const int samples = static_cast<int>((problem.batch + groups - 1) / groups);
+      if (samples < most / 4) break;
+      if (samples == std::exchange(plan.samples, samples)) continue;
       divide_memory(plan);
     }
   }
@@ -232,8 +235,9 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
     // clear gain over a single one, since a window of boxes then passes by for every chunk.
     // Small images take more: of several samples, whose boxes grow with the tile.
     const bool small = axes.axes[1].positions * axes.axes[2].positions < 64;
-    const int more = small ? 8 : 3;
+    const int more = small ? 15 : 3;
     constexpr double kClearGain = 0.75, kSomeGain = 0.95;
+    int tried = 0;
     for (int chunks = 1, last = units; chunks <= last; ++chunks) {
       const int chunk = (units + chunks - 1) / chunks;
       // Two, four, six or eight units a stage: padding costs, and so do short stages.
@@ -246,6 +250,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
         chunk_units = padded;
         stage_units = stage;
       }
+      if (chunk_units == std::exchange(tried, chunk_units)) continue;
       consider_chunk(chunk_units, stage_units);
       if (last == units && std::isfinite(search.clocks)) {
         last = std::min(units, chunks + more);
