@@ -34,16 +34,16 @@ constexpr double kWeightBytes = 26;         // per clock from the L2 cache
 
 double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
 
-double clocks_of(const Problem& problem, const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
-                 bool result_channels_last, int multiprocessors) {
+double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
+                 int multiprocessors) {
   const WindowAxis& d = plan.axes[0];
   const double parts = plan.column_parts, element = element_bytes(plan);
-  const double stages = static_cast<double>(sizes.stages) / parts;
+  const double tiles = std::ceil(sizes.column_tiles / parts);
+  const double stages = sizes.stages * tiles / sizes.column_tiles;
   const double stage_clocks =
       std::max(2 * plan.blocks * plan.stage_units / 2. * product_clocks(plan.columns),
                kStageClocks) +
       kStageOverhead;
-  const double tiles = std::ceil(sizes.column_tiles / parts);
   const double changes = sizes.chunks > 1 ? sizes.chunks * kChunkClocks : kColumnTileClocks;
   const double products = stages * stage_clocks + tiles * changes;
   const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
@@ -56,8 +56,8 @@ double clocks_of(const Problem& problem, const WgmmaDataPlan& plan, const WgmmaD
                         : std::max(sizes.box_bytes / kFillUnitBytes, box_rows * kFillRowClocks);
   const double fill = boxes * box_clocks;
   const double weights = sizes.resident ? 0 : stages * sizes.stage_bytes / kWeightBytes;
-  double out =
-      tiles * plan.columns * plan.w_planes * element * plan.tile_h * plan.tile_w / kMemoryBytes;
+  double out = tiles * plan.columns * plan.w_planes * element * plan.samples * plan.tile_h *
+               plan.tile_w / kMemoryBytes;
   if (!result_channels_last && std::fmod(plan.axes[2].result_extent * element, 32) != 0) {
     const int run = plan.flattened ? std::min(plan.tile_w, 16 * plan.blocks) : 8 * plan.blocks;
     out *= 1 + kSplitSectorBytes / (run * plan.w_planes * element);
@@ -71,11 +71,21 @@ double clocks_of(const Problem& problem, const WgmmaDataPlan& plan, const WgmmaD
   return waves * item;
 }
 
+// Samples whose positions in (h, w), with what lies between them, fit so many rows.
+int images_in_rows(const WgmmaDataPlan& plan, int rows) {
+  const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+  if (h.positions > rows || w.positions > rows) return 0;
+  const BoxShape box = box_shape(h, w, h.positions, w.positions, 2, 2);
+  const int last = box.row_of({0, h.positions - 1, w.positions - 1});
+  return last < rows ? (rows - 1 - last) / box.sample_rows + 1 : 0;
+}
+
 // ---- Candidates --------------------------------------------------------------------------------
 struct Search {
   const Problem& problem;
   Pass pass;
   bool result_channels_last;
+  int most_samples;
   const Device& device;
   WgmmaDataPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
@@ -92,7 +102,7 @@ struct Search {
     plan.box_slots = plan.weight_slots = 1;
     WgmmaDataSizes sizes = sizes_of(plan);
     // Tables pack coordinates into bytes and rows into 16 bits.
-    if (sizes.box.span_h > 256 || sizes.box.span_w > 256 || sizes.box.rows > 65535 ||
+    if (sizes.box.lines > kMostBoxLines || sizes.box.span_w > 256 || sizes.box.rows > 65535 ||
         sizes.column_tiles > 256 || sizes.channel_tiles > 256 ||
         sizes.shared_bytes > device.shared_per_block)
       return;
@@ -123,8 +133,13 @@ struct Search {
   void distribute(WgmmaDataPlan plan) {
     const int positions = plan.axes[0].positions;
     const WgmmaDataSizes whole = sizes_of(plan);
-    for (int parts = 1; parts <= whole.column_tiles && parts <= 16; parts *= 2) {
-      if (parts > 1 && whole.resident) break;
+    constexpr int kMostParts = 64;
+    const int columns = whole.column_tiles;
+    int tried = 0;
+    for (int each = columns; each >= 1; each -= (each + 3) / 4) {  // column tiles per part
+      const int parts = (columns + each - 1) / each;
+      if (parts > kMostParts || (parts > 1 && whole.resident)) break;
+      if (parts == std::exchange(tried, parts)) continue;
       plan.column_parts = parts;
       for (int segments = 1; segments <= positions; segments += (segments + 3) / 4) {
         plan.segment = (positions + segments - 1) / segments;
@@ -132,8 +147,7 @@ struct Search {
         if (sizes.shared_bytes > device.shared_per_block ||
             sizes.items > std::numeric_limits<int>::max())
           continue;
-        const double cost =
-            clocks_of(problem, plan, sizes, result_channels_last, device.multiprocessors);
+        const double cost = clocks_of(plan, sizes, result_channels_last, device.multiprocessors);
         if (cost < clocks) {
           clocks = cost;
           best = plan;
@@ -147,6 +161,7 @@ struct Search {
     const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
     const int rows = 2 * 64 * plan.blocks;
     plan.flattened = false;
+    plan.samples = 1;
     for (bool side_by_side : {false, true}) {
       plan.side_by_side = side_by_side;
       plan.tile_h = side_by_side ? 8 : 16;
@@ -165,13 +180,25 @@ struct Search {
       plan.tile_h = (h.positions + tiles - 1) / tiles;
       divide_memory(plan);
     }
+    // Whole images of several samples, as many in each tile.
+    const int64_t most = std::min(images_in_rows(plan, rows), most_samples);
+    if (most < 2) return;
+    plan.tile_h = h.positions;
+    plan.tile_w = w.positions;
+    for (int64_t groups = (problem.batch + most - 1) / most; groups < problem.batch;
+         groups += (groups + 3) / 4) {
+      const int samples = static_cast<int>((problem.batch + groups - 1) / groups);
+      if (samples < most / 4) break;
+      if (samples == std::exchange(plan.samples, samples)) continue;
+      divide_memory(plan);
+    }
   }
 };
 
 // The best plan for a problem, whatever it costs. `axes` may prescribe chunk and stage.
 std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaDataPlan& axes,
                                          Pass pass, bool channels_last, bool vectors,
-                                         const Device& device) {
+                                         int most_samples, const Device& device) {
   const bool forward = pass == Pass::kForward;
   const int64_t operand_channels =
       forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
@@ -181,7 +208,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   const int units = static_cast<int>((operand_channels + unit - 1) / unit);
   WgmmaDataPlan base = axes;
   base.w_planes = channels_last ? 1 : base.axes[2].planes;
-  Search search{problem, pass, channels_last, device};
+  Search search{problem, pass, channels_last, most_samples, device};
   const auto consider_chunk = [&](int chunk_units, int stage_units) {
     base.chunk_units = chunk_units;
     base.stage_units = stage_units;
@@ -206,23 +233,27 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   } else {
     // The fewest chunks that fit, and a few more: smaller boxes may allow larger tiles. Only for a
     // clear gain over a single one, since a window of boxes then passes by for every chunk.
-    constexpr int kMore = 3;
+    // Small images take more: of several samples, whose boxes grow with the tile.
+    const bool small = axes.axes[1].positions * axes.axes[2].positions < 64;
+    const int more = small ? 15 : 3;
     constexpr double kClearGain = 0.75, kSomeGain = 0.95;
+    int tried = 0;
     for (int chunks = 1, last = units; chunks <= last; ++chunks) {
       const int chunk = (units + chunks - 1) / chunks;
       // Two, four, six or eight units a stage: padding costs, and so do short stages.
       double least = std::numeric_limits<double>::infinity();
       int chunk_units = 0, stage_units = 0;
-      for (const auto [stage, overhead] : {std::pair{8, 1.}, {6, 1.02}, {4, 1.1}, {2, 1.3}}) {
+      for (const auto& [stage, overhead] : {std::pair{8, 1.}, {6, 1.02}, {4, 1.1}, {2, 1.3}}) {
         const int padded = (chunk + stage - 1) / stage * stage;
         if (padded * overhead >= least) continue;
         least = padded * overhead;
         chunk_units = padded;
         stage_units = stage;
       }
+      if (chunk_units == std::exchange(tried, chunk_units)) continue;
       consider_chunk(chunk_units, stage_units);
       if (last == units && std::isfinite(search.clocks)) {
-        last = std::min(units, chunks + kMore);
+        last = std::min(units, chunks + more);
         search.clocks *= chunks == 1 ? kClearGain : kSomeGain;
       }
     }
@@ -236,8 +267,13 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
                    const Device& device) {
   const WgmmaDataSizes sizes = wgmma_data_sizes(problem, pass, channels_last, plan);
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-  // Most rows of a 64-row product would be padding.
-  if (h.positions * w.positions < 64) return false;
+  const bool small = static_cast<int64_t>(h.positions) * w.positions < 64;
+  if (small) {
+    // Most rows of a product would be padding, however many samples there are.
+    constexpr double kLeastUseful = 0.3;
+    const int rows = 2 * 64 * plan.blocks;
+    if (images_in_rows(plan, rows) * h.positions * w.positions < kLeastUseful * rows) return false;
+  }
   // Boxes of which only two fit: filling and multiplying take turns.
   constexpr int kMostBoxBytes = 80 * 1024;
   if (sizes.box_bytes > kMostBoxBytes) return false;
@@ -248,9 +284,10 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
     if (sizes.empty_planes) return false;
     // Every column tile reads every chunk again.
     if (sizes.chunks > 1 && plan.columns < 64) return false;
-    return true;
+    if (!small) return true;
   }
-  // Tiles of a strided operand are large and their halos overlap: compare with the floor.
+  // Small images are mostly halo, tiles of a strided operand are large and their halos overlap:
+  // compare with the floor.
   double products =
       static_cast<double>(problem.batch) * problem.in_channels * problem.out_channels_per_group();
   double input = static_cast<double>(problem.batch) * problem.in_channels;
@@ -262,7 +299,7 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
   }
   const double element = element_bytes(plan), products_per_clock = 4096 / element;
   // What gemm_data takes, in multiples of the floor.
-  const double most = !channels_last ? 8 : plan.unit_elements == 4 ? 6 : 4.5;
+  const double most = !channels_last ? 8 : small || plan.unit_elements == 4 ? 6 : 4.5;
   const double floor =
       std::max(products / products_per_clock, element * (input + output) / kMemoryBytes) /
       device.multiprocessors;
@@ -278,11 +315,8 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
   const bool is_float32 = type == DataType::kFloat32;
   if (!device.has_wgmma || (is_float32 && !allow_tf32)) return std::nullopt;
   if (!is_float32 && type != DataType::kFloat16 && type != DataType::kBFloat16) return std::nullopt;
-  const bool forward = pass == Pass::kForward;
   const int64_t operand_channels =
-      forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
-  const int64_t result_channels =
-      forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
+      pass == Pass::kForward ? problem.in_channels_per_group() : problem.out_channels_per_group();
   const bool channels_last = result.stride[1] < result.stride[4];
   constexpr int64_t kMostGroups = 65535;  // a dimension of the packing kernel's grid
   if (!fits_data_kernels(problem) || problem.groups > kMostGroups) return std::nullopt;
@@ -293,7 +327,8 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
     if (!axis) return std::nullopt;
     base.axes[a] = *axis;
   }
-  // Offsets within one plane of depth are 32-bit, the places of boxes in a window 8-bit.
+  // Offsets within one plane of depth, of the samples of a tile, are 32-bit, the places of boxes in
+  // a window 8-bit.
   constexpr int64_t kMost = std::numeric_limits<int>::max(), kSlack = 512;
   const auto plane = [&base](const TensorPointer& tensor, int WindowAxis::* extent) {
     return (base.axes[1].*extent + kSlack) * tensor.stride[3] +
@@ -302,22 +337,29 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
   if (plane(operand, &WindowAxis::operand_extent) > kMost ||
       plane(result, &WindowAxis::result_extent) > kMost || base.axes[0].window > 64)
     return std::nullopt;
+  int most_samples = kMostTileSamples;
+  for (const int64_t left : {(kMost - plane(operand, &WindowAxis::operand_extent)) /
+                                 std::max<int64_t>(operand.stride[0], 1),
+                             (kMost - plane(result, &WindowAxis::result_extent)) /
+                                 std::max<int64_t>(result.stride[0], 1)})
+    most_samples = static_cast<int>(std::min<int64_t>(most_samples, left + 1));
   const bool vectors = loads_in_vectors(operand, operand_channels, type);
   static PlanCache<WgmmaDataPlan> cache;
   const PlanKey key(problem, {static_cast<int64_t>(pass), channels_last, vectors,
-                              device.multiprocessors, base.unit_elements});
+                              device.multiprocessors, base.unit_elements, most_samples});
   return cache.find(key, [&]() -> std::optional<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
     typical.batch = 16;
-    const auto typical_plan = search_plan(typical, base, pass, channels_last, vectors, device);
+    const auto typical_plan =
+        search_plan(typical, base, pass, channels_last, vectors, kMostTileSamples, device);
     if (!typical_plan || !is_worthwhile(typical, pass, channels_last, *typical_plan, device))
       return std::nullopt;
     // Nor must the order of the sums.
     WgmmaDataPlan ordered = base;
     ordered.chunk_units = typical_plan->chunk_units;
     ordered.stage_units = typical_plan->stage_units;
-    return search_plan(problem, ordered, pass, channels_last, vectors, device);
+    return search_plan(problem, ordered, pass, channels_last, vectors, most_samples, device);
   });
 }
 

@@ -101,7 +101,7 @@ void check_windows(const Axis& a, Pass pass, int tile, int width) {
   const auto window = convt3d::window_axis(pass, a);
   if (!window) return fail(a, pass, "refused");
   const convt3d::WindowAxis& axis = *window;
-  const convt3d::BoxShape box = convt3d::box_shape(axis, axis, tile, tile, width);
+  const convt3d::BoxShape box = convt3d::box_shape(axis, axis, tile, tile, width, 1);
   // Every coordinate of the box has its own row.
   std::set<int> rows;
   for (int y = 0; y < box.span_h; ++y)
@@ -132,6 +132,56 @@ void check_windows(const Axis& a, Pass pass, int tile, int width) {
   compare(a, pass, found, "wgmma_geometry.h");
 }
 
+// wgmma_geometry.h: whole images of several samples in one box, both axes this. By elements, or by
+// copies of all steps of a residue pair; every tap of every position must find its operand, or
+// zeros where that lies outside.
+void check_samples(const Axis& a, Pass pass, int samples, bool by_elements) {
+  const convt3d::WindowAxis axis = *convt3d::window_axis(pass, a);
+  const int tile = axis.positions, step = axis.operand_step;
+  const convt3d::BoxShape box = convt3d::box_shape(axis, axis, tile, tile, 2, samples);
+  constexpr int kZero = -1, kUnwritten = -2;
+  const auto value_at = [&](int sample, int y, int x) {
+    const bool inside = y >= 0 && x >= 0 && y < axis.operand_extent && x < axis.operand_extent;
+    return inside ? (sample * axis.operand_extent + y) * axis.operand_extent + x : kZero;
+  };
+  std::vector<int> rows(box.rows, kUnwritten);
+  for (int begin = 0; begin < box.rows; begin += box.area)
+    std::fill(&rows[begin] + box.filled, &rows[begin] + box.reached, kZero);
+  const int end_h = by_elements ? box.span_h : step * box.halo_h;
+  const int end_w = by_elements ? box.span_w : step * box.halo_w;
+  for (int line = 0; line < samples * end_h; ++line) {
+    const int sample = by_elements ? box.sample_of_line(line) : line / end_h;
+    const int y = line - sample * end_h;
+    if (y < 0 || y >= end_h) return fail(a, pass, "a line of another sample");
+    for (int x = 0; x < end_w; ++x) {
+      const int row = sample * box.sample_rows + box.row_h(axis, y) + box.row_w(axis, x);
+      if (row >= box.rows || row % box.area >= box.filled || rows[row] != kUnwritten)
+        return fail(a, pass, "rows of samples collide");
+      rows[row] = value_at(sample, axis.origin + y, axis.origin + x);
+    }
+  }
+  const int taps = axis.taps();
+  for (int sample = 0; sample < samples; ++sample)
+    for (int h = 0; h < tile; ++h)
+      for (int w = 0; w < tile; ++w) {
+        const int first = box.row_of({sample, h, w});
+        const auto same = [&](const convt3d::TilePosition& p) {
+          return p.sample == sample && p.h == h && p.w == w;
+        };
+        const unsigned packed = convt3d::pack_position({sample, h, w});
+        if (!same(box.position_at(first)) || !same(convt3d::unpack_position(packed)) ||
+            packed >= convt3d::position_end(sample + 1) || packed < convt3d::position_end(sample))
+          fail(a, pass, "a position is not found again");
+        for (int tap = 0; tap < taps * taps; ++tap) {
+          const int y = axis.offset[tap / taps], x = axis.offset[tap % taps];
+          const int row = first + box.row_h(axis, y) + box.row_w(axis, x);
+          if (row >= box.rows ||
+              rows[row] != value_at(sample, step * h + axis.origin + y, step * w + axis.origin + x))
+            return fail(a, pass, "a tap reads another operand");
+        }
+      }
+}
+
 }  // namespace
 
 int main() {
@@ -151,6 +201,9 @@ int main() {
                   for (int planes : {1, 2, 4}) check_tiles(axis, pass, tile, planes);
                 for (int tile : {1, 3, 8})
                   for (int width : {2, 4, 8}) check_windows(axis, pass, tile, width);
+                for (int samples : {2, 3, 5})
+                  for (bool by_elements : {false, true})
+                    check_samples(axis, pass, samples, by_elements);
               }
               ++count;
             }

@@ -45,10 +45,11 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.channel_tiles = ceil_div(result_channels, plan.columns);
   sizes.column_tiles =
       sizes.channel_tiles * d.planes * h.planes * (plan.w_planes > 1 ? 1 : w.planes);
+  sizes.sample_tiles = ceil_div(problem.batch, plan.samples);
   sizes.tiles_h = ceil_div(h.positions, plan.tile_h);
   sizes.tiles_w = ceil_div(w.positions, plan.tile_w);
   sizes.segments = ceil_div(d.positions, plan.segment);
-  sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan));
+  sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan), plan.samples);
   sizes.box_bytes = sizes.box.bytes() * (plan.chunk_units / sizes.box.width);
   sizes.pairs = sizes.box.span_w / 2 + 1;
   sizes.pair_rows = kFillThreads / sizes.pairs;
@@ -87,7 +88,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   at = std::max(at, reach);
   sizes.shared_bytes =
       at > std::numeric_limits<int>::max() ? std::numeric_limits<int>::max() : static_cast<int>(at);
-  sizes.items = problem.batch * problem.groups * sizes.segments * plan.column_parts *
+  sizes.items = sizes.sample_tiles * problem.groups * sizes.segments * plan.column_parts *
                 static_cast<int64_t>(sizes.tiles_h) * sizes.tiles_w;
   sizes.packed_bytes = problem.groups * sizes.stages * sizes.stage_bytes;
   return sizes;
@@ -101,7 +102,8 @@ static bool reads_in_pairs(const TensorPointer& operand, int extent_w) {
   return even;
 }
 
-// The operand (channels, w, h, d, batch) as the copy engine sees it: a box of one residue pair.
+// The operand (channels, w, h, d, batch) as the copy engine sees it: a box of one residue pair,
+// one sample behind the other.
 static cudaError_t describe_operand(const WgmmaDataArguments& args, DataType type, int64_t channels,
                                     CUtensorMap* map) {
   static const auto encode = [] {
@@ -128,7 +130,8 @@ static cudaError_t describe_operand(const WgmmaDataArguments& args, DataType typ
                                                 (kWgmmaUnitBytes / args.plan.unit_elements));
   const cuuint32_t extents[5] = {unsigned32(box.width * args.plan.unit_elements),
                                  unsigned32(w.operand_step * (box.halo_w - 1) + 1),
-                                 unsigned32(h.operand_step * (box.halo_h - 1) + 1), 1, 1};
+                                 unsigned32(h.operand_step * (box.halo_h - 1) + 1), 1,
+                                 unsigned32(args.plan.samples)};
   const cuuint32_t steps[5] = {1, unsigned32(w.operand_step), unsigned32(h.operand_step), 1, 1};
   const CUtensorMapSwizzle swizzle = box.width == 8   ? CU_TENSOR_MAP_SWIZZLE_128B
                                      : box.width == 4 ? CU_TENSOR_MAP_SWIZZLE_64B

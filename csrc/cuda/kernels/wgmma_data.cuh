@@ -1,6 +1,7 @@
 // Forward and grad_input as an implicit matrix product on Hopper (wgmma, sm_90a).
 //
-//   rows     positions of a tile in (h, w), at one position of d after the other
+//   rows     positions of a tile in (h, w), of several samples where images are small, at one
+//            position of d after the other
 //   columns  result channels of one result plane; along w, all planes where lines demand it
 //   depth    taps x operand channels
 //
@@ -213,7 +214,7 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   const WindowAxis& d = args.plan.axes[0];
   Consumer<T, kColumns, kPlanes, kBlocks> consumer(args, shared, warpgroup);
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int* const rows = shared.rows + warp * 16 * kBlocks;
+  const unsigned* const rows = shared.rows + warp * 16 * kBlocks;
   uint32_t* const staging = reinterpret_cast<uint32_t*>(shared.staging) +
                             warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
 
@@ -234,6 +235,7 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
         if (z < d.result_extent) {
           const ResultTile<T> to{
               result + z * args.result.stride[2] + tile.channel * args.result.stride[1],
+              position_end(item.samples),
               item.h,
               item.w,
               tile.h,
@@ -272,6 +274,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   write_wgmma_tables<T>(args, shared);
+  clear_ends_of_boxes(args, shared);
   __syncthreads();
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);

@@ -7,8 +7,9 @@
 
 namespace convt3d {
 
-// What the plan decides. A block of threads owns a tile of positions in (h, w) and walks along d;
-// each of its two consumer warpgroups owns kBlocks x 64 of them.
+// What the plan decides. A block of threads owns a tile of positions in (h, w), of small images
+// those of several samples, and walks along d; each of its two consumer warpgroups owns kBlocks x
+// 64 of them.
 struct WgmmaDataPlan {
   WindowAxis axes[3];
   int unit_elements;  // of 16 bytes: 8, or 4 for float32
@@ -18,6 +19,7 @@ struct WgmmaDataPlan {
   bool flattened;     // positions: h and w as one axis with the halo between; else 8 x 8 squares
   bool side_by_side;  // squares: the second warpgroup lies beside the first, else below
   int tile_h, tile_w;
+  int samples;        // more than one: flattened tiles of whole images, one behind the other
   int segment;        // positions along d per work item
   double clocks;      // predicted, of one multiprocessor
   int column_parts;   // work items that share the column tiles of a tile
@@ -38,7 +40,7 @@ struct WgmmaDataSizes {
   int units, chunks;  // of operand channels per group
   int channel_tiles;  // per group
   int column_tiles;   // per group
-  int tiles_h, tiles_w, segments;
+  int sample_tiles, tiles_h, tiles_w, segments;
   BoxShape box;
   int box_bytes, stage_bytes;
   int pairs;                 // of neighbours along w that cover a line of a box

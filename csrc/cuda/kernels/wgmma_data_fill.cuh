@@ -42,18 +42,34 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
 }
 
 // ---- Operand ---------------------------------------------------------------------------------
-// What fills one box: the plane of the tensor at `source` (its position (0, 0), first channel of
-// the chunk), or zeros.
+// What fills one box: the plane of the tensor at `source` (position (0, 0) of the first sample,
+// first channel of the chunk), or zeros.
 template <typename T>
 struct BoxSource {
   const T* source;
-  int y, x;      // coordinates of the box's first row
-  int channels;  // present in the chunk
-  bool inside;   // the plane lies in the tensor
+  int y, x;              // coordinates of the box's first row
+  int channels;          // present in the chunk
+  bool inside;           // the plane lies in the tensor
+  const WorkItem& item;  // its samples
 };
 
 __device__ __forceinline__ bool inside_extent(int coordinate, int extent) {
   return static_cast<unsigned>(coordinate) < static_cast<unsigned>(extent);
+}
+
+// Zeros behind the filled rows of every box, once for good. For all threads.
+__device__ inline void clear_ends_of_boxes(const WgmmaDataArguments& args,
+                                           const WgmmaShared& shared) {
+  const BoxShape& shape = args.sizes.box;
+  const int row_bytes = shape.width * kWgmmaUnitBytes;
+  const int units = (shape.reached - shape.filled) * shape.width;
+  if (units == 0) return;
+  const int areas = args.plan.box_slots * (args.sizes.box_bytes / (shape.area * row_bytes));
+  for (int i = threadIdx.x; i < areas * units; i += kWgmmaThreads)
+    store_shared(shared.boxes + (i / units * shape.area + shape.filled) * row_bytes +
+                     i % units * kWgmmaUnitBytes,
+                 {0, 0, 0, 0});
+  fence_for_wgmma();
 }
 
 // By the copy engine: one thread starts a copy per residue pair and `width` units of channels;
@@ -65,8 +81,7 @@ __device__ __forceinline__ void fill_box_tensor(const WgmmaDataArguments& args, 
   const WindowAxis &h = args.plan.axes[1], &w = args.plan.axes[2];
   const int row_bytes = shape.width * kWgmmaUnitBytes;
   const int copies = args.plan.chunk_units / shape.width;
-  barrier_expect(
-      full, copies * h.operand_step * w.operand_step * shape.halo_h * shape.halo_w * row_bytes);
+  barrier_expect(full, copies * h.operand_step * w.operand_step * shape.filled * row_bytes);
   for (int copy = 0; copy < copies; ++copy) {
     for (int residue_h = 0; residue_h < h.operand_step; ++residue_h) {
       for (int residue_w = 0; residue_w < w.operand_step; ++residue_w) {
@@ -89,10 +104,11 @@ __device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args
   using Bits = BitsOf<T>;
   const int extent_h = args.plan.axes[1].operand_extent;
   const int extent_w = args.plan.axes[2].operand_extent;
+  const int stride_n = static_cast<int>(args.operand.stride[0]);
   const int stride_h = static_cast<int>(args.operand.stride[3]);
   const int stride_w = static_cast<int>(args.operand.stride[4]);
   const int64_t stride_c = args.operand.stride[1];
-  const int places = args.sizes.box.span_h * args.sizes.box.span_w;
+  const int places = args.sizes.box.lines * args.sizes.box.span_w;
   const BoxShape& shape = args.sizes.box;
   const int units = args.plan.chunk_units;  // even, as is the width
   const Bits* const plane = reinterpret_cast<const Bits*>(from.source);
@@ -109,11 +125,12 @@ __device__ __forceinline__ void fill_box_elements(const WgmmaDataArguments& args
       for (int r = 0; r < kRows; ++r) {
         const bool exists = r == 0 || at + r * kFillThreads < places;
         const unsigned place = exists ? shared.places[at + r * kFillThreads] : 0;
-        const int y = from.y + static_cast<int>(place >> 24);
+        const int line = static_cast<int>(place >> 24), sample = shape.sample_of_line(line);
+        const int y = from.y + line - sample * shape.span_h;
         const int x = from.x + static_cast<int>(place >> 16 & 255);
-        const bool inside =
-            exists && from.inside && inside_extent(y, extent_h) && inside_extent(x, extent_w);
-        const Bits* source = first + (inside ? y * stride_h + x * stride_w : 0);
+        const bool inside = exists && from.inside && sample < from.item.samples &&
+                            inside_extent(y, extent_h) && inside_extent(x, extent_w);
+        const Bits* source = first + (inside ? sample * stride_n + y * stride_h + x * stride_w : 0);
 #pragma unroll
         for (int j = 0; j < kAtOnce * kElements; ++j) {
           values[r][j] = inside && j < channels ? __ldg(source) : 0;
@@ -154,14 +171,19 @@ __device__ __forceinline__ void fill_box_pairs(const WgmmaDataArguments& args,
   for (int unit = 0; unit < args.plan.chunk_units; unit += kAtOnce) {
     const int channels = from.channels - unit * kElements;
     const uint32_t columns = box + unit / shape.width * shape.bytes();
-    int row = thread / args.sizes.pairs, pair = thread % args.sizes.pairs;
+    int line = thread / args.sizes.pairs, pair = thread % args.sizes.pairs;
 #pragma unroll 1
-    while (row < shape.span_h) {
-      const int column = 2 * pair - (from.x & 1), y = from.y + row, x = from.x + column;
-      const bool inside = from.inside && inside_extent(y, args.plan.axes[1].operand_extent) &&
+    while (line < shape.lines) {
+      const int sample = shape.sample_of_line(line);
+      const int y = from.y + line - sample * shape.span_h;
+      const int column = 2 * pair - (from.x & 1), x = from.x + column;
+      const bool inside = from.inside && sample < from.item.samples &&
+                          inside_extent(y, args.plan.axes[1].operand_extent) &&
                           inside_extent(x, args.plan.axes[2].operand_extent);
       const T* source = from.source + unit * kElements * args.operand.stride[1];
-      if (inside) source += y * static_cast<int>(args.operand.stride[3]) + x;
+      if (inside)
+        source += sample * static_cast<int>(args.operand.stride[0]) +
+                  y * static_cast<int>(args.operand.stride[3]) + x;
       uint32_t values[kAtOnce * kElements];
 #pragma unroll
       for (int j = 0; j < kAtOnce * kElements; ++j) {
@@ -171,7 +193,7 @@ __device__ __forceinline__ void fill_box_pairs(const WgmmaDataArguments& args,
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         if (static_cast<unsigned>(column + e) >= static_cast<unsigned>(shape.span_w)) continue;
-        const int place = shared.places[row * shape.span_w + column + e] & 0xffff;
+        const int place = shared.places[line * shape.span_w + column + e] & 0xffff;
         const int halves = e == 0 ? 0x5410 : 0x7632;
 #pragma unroll
         for (int u = 0; u < kAtOnce; ++u) {
@@ -181,11 +203,11 @@ __device__ __forceinline__ void fill_box_pairs(const WgmmaDataArguments& args,
                         __byte_perm(v[4], v[5], halves), __byte_perm(v[6], v[7], halves)});
         }
       }
-      row += args.sizes.pair_rows;
+      line += args.sizes.pair_rows;
       pair += args.sizes.pair_rest;
       if (pair >= args.sizes.pairs) {
         pair -= args.sizes.pairs;
-        ++row;
+        ++line;
       }
     }
   }
@@ -202,15 +224,16 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     // In shared memory, because registers are short here.
     const WorkItem& item = shared.items[thread / 32];
+    if (plan.element_fill) __syncwarp();  // all have left the item before
     if (thread % 32 == 0) shared.items[thread / 32] = WorkItem(args, static_cast<int>(index));
     if (plan.element_fill) __syncwarp();
-    const int passes = sizes.chunks > 1 ? item.last_column - item.first_column : 1;
     for (int t = item.first_d; t < item.last_d; ++t) {
-      const int fresh = sizes.chunks > 1 || t == item.first_d ? d.window : box_advance(d);
-      for (int pass = 0; pass < passes; ++pass) {
+      for (int column = item.first_column;
+           column < (sizes.chunks > 1 ? item.last_column : item.first_column + 1); ++column) {
         for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
           const int channel = chunk * plan.chunk_units * kWgmmaUnitElements<T>;
-          for (int b = d.window - fresh; b < d.window; ++b) {
+          const bool whole = sizes.chunks > 1 || t == item.first_d;
+          for (int b = whole ? 0 : d.window - box_advance(d); b < d.window; ++b) {
             const int z = d.operand_step * t + d.origin + b;
             // A new barrier counts as having completed the phase before its first.
             barrier_wait(shared.box_empty(cursor.slot), cursor.parity ^ 1);
@@ -227,9 +250,11 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                       (static_cast<int64_t>(item.group) * args.operand_channels + channel) *
                           args.operand.stride[1] +
                       z * args.operand.stride[2],
-                  y, x,
+                  y,
+                  x,
                   min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
-                  inside_extent(z, d.operand_extent)};
+                  inside_extent(z, d.operand_extent),
+                  item};
               bool filled = false;
               if constexpr (kPairs && sizeof(T) == 2) {
                 filled = args.operand_in_pairs;

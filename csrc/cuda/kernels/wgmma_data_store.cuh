@@ -22,12 +22,13 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
   }
 }
 
-// Where a column tile's results go: `base` is position (0, 0) of the result's plane of depth, first
-// channel of the tile.
+// Where a column tile's results go: `base` is position (0, 0) of the first sample's plane of depth,
+// first channel of the tile.
 template <typename T>
 struct ResultTile {
   T* base;
-  int h, w;  // first positions
+  unsigned end;  // position_end() of the samples in the batch
+  int h, w;      // first positions
   int plane_h, plane_w;
   int channels;       // from the first on, in the group
   const float* bias;  // of the tile's channels, in shared memory
@@ -51,8 +52,9 @@ template <typename T, int kColumns, int kBlocks>
 __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& args,
                                                     const ResultTile<T>& to,
                                                     const float (&sums)[kBlocks][1][kColumns / 2],
-                                                    const int* rows, int lane) {
+                                                    const unsigned* rows, int lane) {
   const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
+  const int stride_n = static_cast<int>(args.result.stride[0]);
   const int stride_h = static_cast<int>(args.result.stride[3]);
   const int stride_w = static_cast<int>(args.result.stride[4]);
   [[maybe_unused]] const bool has_bias = args.bias.data != nullptr;
@@ -60,11 +62,12 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
   for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int hw = rows[(half * kBlocks + block) * 8 + lane / 4];
-      const int y = axis_h.result_step * (to.h + (hw >> 16)) + to.plane_h;
-      const int x = axis_w.result_step * (to.w + (hw & 0xffff)) + to.plane_w;
-      if (hw < 0 || y >= axis_h.result_extent || x >= axis_w.result_extent) continue;
-      T* const position = to.base + y * stride_h + x * stride_w;
+      const unsigned row = rows[(half * kBlocks + block) * 8 + lane / 4];
+      const TilePosition at = unpack_position(row);
+      const int y = axis_h.result_step * (to.h + at.h) + to.plane_h;
+      const int x = axis_w.result_step * (to.w + at.w) + to.plane_w;
+      if (row >= to.end || y >= axis_h.result_extent || x >= axis_w.result_extent) continue;
+      T* const position = to.base + at.sample * stride_n + y * stride_h + x * stride_w;
 #pragma unroll
       for (int first = 0; first < kColumns; first += 32) {
         constexpr int kWhole = 8, kVector = 4 * kWordElements<T>;
@@ -129,22 +132,24 @@ struct WordPlace {
 
 template <typename T, int kPlanes>
 __device__ __forceinline__ WordPlace locate_word(const WgmmaDataArguments& args,
-                                                 const ResultTile<T>& to, const int* rows,
+                                                 const ResultTile<T>& to, const unsigned* rows,
                                                  int word) {
   const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
   WordPlace place{};
 #pragma unroll
   for (int e = 0; e < kWordElements<T>; ++e) {
     const int element = kWordElements<T> * word + e;
-    const int hw = rows[element / kPlanes];
-    const int y = axis_h.result_step * (to.h + (hw >> 16)) + to.plane_h;
-    const int x = axis_w.result_step * (to.w + (hw & 0xffff)) +
-                  (kPlanes > 1 ? element % kPlanes : to.plane_w);
-    place.offset[e] =
-        y * static_cast<int>(args.result.stride[3]) + x * static_cast<int>(args.result.stride[4]);
+    const unsigned row = rows[element / kPlanes];
+    const TilePosition at = unpack_position(row);
+    const int y = axis_h.result_step * (to.h + at.h) + to.plane_h;
+    const int x =
+        axis_w.result_step * (to.w + at.w) + (kPlanes > 1 ? element % kPlanes : to.plane_w);
+    place.offset[e] = at.sample * static_cast<int>(args.result.stride[0]) +
+                      y * static_cast<int>(args.result.stride[3]) +
+                      x * static_cast<int>(args.result.stride[4]);
     // Said so that the compiler keeps one offset where it can.
     if (kPlanes > 1 && e == 1) place.offset[1] = place.offset[0] + 1;
-    place.inside[e] = hw >= 0 && y < axis_h.result_extent && x < axis_w.result_extent;
+    place.inside[e] = row < to.end && y < axis_h.result_extent && x < axis_w.result_extent;
   }
   if constexpr (kWordElements<T> == 1)
     place.together = place.inside[0];
@@ -209,7 +214,7 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
 template <typename T, int kColumns, int kPlanes, int kBlocks>
 __device__ __forceinline__ void store_contiguous(
     const WgmmaDataArguments& args, const ResultTile<T>& to,
-    const float (&sums)[kBlocks][kPlanes][kColumns / 2], const int* rows, uint32_t* staging,
+    const float (&sums)[kBlocks][kPlanes][kColumns / 2], const unsigned* rows, uint32_t* staging,
     int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
   constexpr int kBuffer = kStagedChannels * Words::kPitch;

@@ -87,7 +87,8 @@ struct TapPlanes {
 
 // ---- The sequence of work --------------------------------------------------------------------
 struct WorkItem {
-  int n, group;
+  int n, samples;  // first, and how many of the tile's are in the batch
+  int group;
   int h, w;             // first positions
   int first_d, last_d;  // positions
   int first_column, last_column;
@@ -105,7 +106,8 @@ struct WorkItem {
     last_d = min(first_d + plan.segment, plan.axes[0].positions);
     index /= sizes.segments;
     group = index % args.groups;
-    n = index / args.groups;
+    n = index / args.groups * plan.samples;
+    samples = min(plan.samples, args.batch - n);
     const int per_part = (sizes.column_tiles + plan.column_parts - 1) / plan.column_parts;
     first_column = part * per_part;
     last_column = min(first_column + per_part, sizes.column_tiles);
@@ -142,8 +144,8 @@ struct WgmmaShared {
   char* staging;
   ColumnPlace* columns;
   WorkItem* items;   // one per filling warp
-  int* rows;         // position of a row within the tile: h << 16 | w, -1 for none
-  unsigned* places;  // per operand coordinate of a box: y << 24 | x << 16 | row
+  unsigned* rows;    // pack_position() of a row within the tile, or kNoPosition
+  unsigned* places;  // per operand coordinate of a box: line << 24 | x << 16 | row
   unsigned* taps;    // box << 24 | row in units, in the order of first_tap, and one more
   float* bias;       // of all channels, tiles padded; zeros for none
   int box_slots, weight_slots;
@@ -155,9 +157,9 @@ struct WgmmaShared {
         staging(base + args.sizes.staging_at),
         columns(reinterpret_cast<ColumnPlace*>(base + args.sizes.tables_at)),
         items(reinterpret_cast<WorkItem*>(columns + args.sizes.column_tiles)),
-        rows(reinterpret_cast<int*>(items + kFillWarps)),
-        places(reinterpret_cast<unsigned*>(rows + 2 * 64 * args.plan.blocks)),
-        taps(places + args.sizes.box.span_h * args.sizes.box.span_w),
+        rows(reinterpret_cast<unsigned*>(items + kFillWarps)),
+        places(rows + 2 * 64 * args.plan.blocks),
+        taps(places + args.sizes.box.lines * args.sizes.box.span_w),
         bias(reinterpret_cast<float*>(taps + args.sizes.taps + 1)),
         box_slots(args.plan.box_slots),
         weight_slots(args.plan.weight_slots) {}
@@ -176,7 +178,7 @@ inline int64_t wgmma_table_bytes(const WgmmaDataPlan& plan, const WgmmaDataSizes
   return sizes.column_tiles * static_cast<int64_t>(sizeof(ColumnPlace)) +
          kFillWarps * static_cast<int64_t>(sizeof(WorkItem)) +
          4 * 2 * 64 * static_cast<int64_t>(plan.blocks) +
-         4 * static_cast<int64_t>(sizes.box.span_h) * sizes.box.span_w + 4 * (sizes.taps + 1) +
+         4 * static_cast<int64_t>(sizes.box.lines) * sizes.box.span_w + 4 * (sizes.taps + 1) +
          4 * groups * sizes.channel_tiles * plan.columns;
 }
 
@@ -207,20 +209,22 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
   // a warp's sums are then of 16 * blocks neighbours, or of two runs of 8 * blocks.
   for (int i = threadIdx.x; i < 2 * 64 * plan.blocks; i += kWgmmaThreads) {
     const int run = 8 * plan.blocks;
-    int row_h, row_w;
+    TilePosition at{};
     if (plan.flattened) {
-      row_h = i / box.halo_w;
-      row_w = i % box.halo_w;
+      at = box.position_at(i);
     } else {
-      row_h = plan.side_by_side ? i / run % 8 : i / run;
-      row_w = i % run + (plan.side_by_side ? i / (8 * run) * run : 0);
+      at.h = plan.side_by_side ? i / run % 8 : i / run;
+      at.w = i % run + (plan.side_by_side ? i / (8 * run) * run : 0);
     }
-    shared.rows[i] = row_h < plan.tile_h && row_w < plan.tile_w ? row_h << 16 | row_w : -1;
+    const bool exists = at.sample < plan.samples && at.h < plan.tile_h && at.w < plan.tile_w;
+    shared.rows[i] = exists ? pack_position(at) : kNoPosition;
   }
-  for (int i = threadIdx.x; i < box.span_h * box.span_w; i += kWgmmaThreads) {
-    const int y = i / box.span_w, x = i % box.span_w;
-    shared.places[i] = static_cast<unsigned>(y) << 24 | static_cast<unsigned>(x) << 16 |
-                       static_cast<unsigned>(box.row_h(h, y) + box.row_w(w, x));
+  for (int i = threadIdx.x; i < box.lines * box.span_w; i += kWgmmaThreads) {
+    const int line = i / box.span_w, x = i % box.span_w;
+    const int sample = box.sample_of_line(line), y = line - sample * box.span_h;
+    shared.places[i] =
+        static_cast<unsigned>(line) << 24 | static_cast<unsigned>(x) << 16 |
+        static_cast<unsigned>(sample * box.sample_rows + box.row_h(h, y) + box.row_w(w, x));
   }
   for (int i = threadIdx.x; i < sizes.taps; i += kWgmmaThreads) {
     const TapPlanes tap(plan, i);

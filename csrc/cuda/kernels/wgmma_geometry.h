@@ -43,15 +43,35 @@ struct WindowAxis {
   CONVT3D_HOST_DEVICE int halo(int tile) const {
     return (span(tile) + operand_step - 1) / operand_step;
   }
+  // The same where whole axes follow each other, step by step: what lies behind the operand's end,
+  // which is zeros, may be what lies in front of the next one's beginning.
+  CONVT3D_HOST_DEVICE int shared_halo(int tile) const {
+    const int steps = halo(tile), zeros_before = origin < 0 ? -origin / operand_step : 0;
+    const int to_end = (operand_extent - origin + operand_step - 1) / operand_step;
+    int least = to_end > tile ? to_end : tile;
+    if (least < steps - zeros_before) least = steps - zeros_before;
+    return least < steps ? least : steps;
+  }
 };
 
-// A tile of the operand in one plane of depth ("box"): a row is one (h, w) with `width` 16-byte
-// units of channels. Rows are sorted by residue modulo operand_step, so that neighbouring positions
-// read neighbouring rows.
+// A position of a tile: of which of its samples, and where in (h, w).
+struct TilePosition {
+  int sample, h, w;
+};
+
+// A tile of the operand in one plane of depth ("box"), of one or several samples: a row is one
+// (sample, h, w) with `width` 16-byte units of channels. Rows are sorted by residue modulo
+// operand_step, so that neighbouring positions read neighbouring rows. Several samples are whole
+// images, which share the zeros around them (shared_halo).
 struct BoxShape {
   int width;
-  int span_h, span_w;  // operand coordinates covered
+  int span_h, span_w;  // operand coordinates covered, of one sample
+  int lines;           // span_h of all samples
+  int line_factor;     // of 2^-16: lines to samples
   int halo_h, halo_w;  // of one residue; halo_w is the distance of neighbouring positions along h
+  int sample_rows;     // distance of neighbouring samples
+  int filled;          // rows of one pair of residues
+  int reached;         // by taps: zeros behind the filled ones
   int area;            // rows of one pair of residues, padded to kBoxAlignment bytes
   int h_residue_rows;  // rows of one residue along h
   int rows;
@@ -61,6 +81,16 @@ struct BoxShape {
   }
   CONVT3D_HOST_DEVICE int row_w(const WindowAxis& w, int x) const {
     return x % w.operand_step * area + x / w.operand_step;
+  }
+  // The sample that line sample * span_h + y belongs to, for at most kMostBoxLines lines.
+  CONVT3D_HOST_DEVICE int sample_of_line(int line) const { return line * line_factor >> 16; }
+  // Where a position stands among all of a box that covers whole images, and the position (or place
+  // in the halo) that stands there: a tap's operand is at a constant distance from it.
+  CONVT3D_HOST_DEVICE int row_of(const TilePosition& position) const {
+    return position.sample * sample_rows + position.h * halo_w + position.w;
+  }
+  CONVT3D_HOST_DEVICE TilePosition position_at(int row) const {
+    return {row / sample_rows, row % sample_rows / halo_w, row % halo_w};
   }
   // Bytes from the first to the next `width` units of channels.
   CONVT3D_HOST_DEVICE int bytes() const { return rows * width * 16; }
@@ -72,20 +102,44 @@ struct BoxShape {
 };
 
 constexpr int kBoxAlignment = 1024;  // period of the widest swizzle
+constexpr int kMostBoxLines = 256;   // tables pack lines into bytes
 
 CONVT3D_HOST_DEVICE inline BoxShape box_shape(const WindowAxis& h, const WindowAxis& w, int tile_h,
-                                              int tile_w, int width) {
+                                              int tile_w, int width, int samples) {
   BoxShape box{};
   const int rows_aligned = kBoxAlignment / (16 * width);
   box.width = width;
-  box.span_h = h.span(tile_h);
-  box.span_w = w.span(tile_w);
-  box.halo_h = h.halo(tile_h);
-  box.halo_w = w.halo(tile_w);
-  box.area = (box.halo_h * box.halo_w + rows_aligned - 1) / rows_aligned * rows_aligned;
+  const bool shared = samples > 1;
+  box.halo_h = shared ? h.shared_halo(tile_h) : h.halo(tile_h);
+  box.halo_w = shared ? w.shared_halo(tile_w) : w.halo(tile_w);
+  const auto least = [](int a, int b) { return a < b ? a : b; };
+  box.span_h = least(h.span(tile_h), h.operand_step * box.halo_h);
+  box.span_w = least(w.span(tile_w), w.operand_step * box.halo_w);
+  box.lines = samples * box.span_h;
+  box.line_factor = ((1 << 16) + box.span_h - 1) / box.span_h;
+  box.sample_rows = box.halo_h * box.halo_w;
+  box.filled = samples * box.sample_rows;
+  const int last = box.row_of({samples - 1, h.halo(tile_h) - 1, w.halo(tile_w) - 1});
+  box.reached = last < box.filled ? box.filled : last + 1;
+  box.area = (box.reached + rows_aligned - 1) / rows_aligned * rows_aligned;
   box.h_residue_rows = w.operand_step * box.area;
   box.rows = h.operand_step * box.h_residue_rows;
   return box;
+}
+
+// An entry of the kernel's table of rows: the position of a row, in ascending order of samples.
+constexpr int kMostTileSamples = 64, kMostTileExtent = 4096;
+constexpr unsigned kNoPosition = ~0u;
+CONVT3D_HOST_DEVICE constexpr unsigned pack_position(const TilePosition& position) {
+  return static_cast<unsigned>(position.sample << 24 | position.h << 12 | position.w);
+}
+CONVT3D_HOST_DEVICE constexpr TilePosition unpack_position(unsigned packed) {
+  return {static_cast<int>(packed >> 24), static_cast<int>(packed >> 12 & 4095),
+          static_cast<int>(packed & 4095)};
+}
+// Entries below are of the first `samples` samples.
+CONVT3D_HOST_DEVICE constexpr unsigned position_end(int samples) {
+  return static_cast<unsigned>(samples) << 24;
 }
 
 // nullopt: more taps or planes than the kernel's tables hold.
