@@ -25,7 +25,7 @@ MOST_ELEMENTS = 3_000_000
 def random_case(rng: random.Random, name: str) -> Case:
     """Every axis on its own; half of the problems with tiles worth of positions.
 
-    An eighth are batches of small images, with channels enough to fill a tile with samples.
+    Some are batches of small images, with channels enough to fill a tile with samples.
     """
     while True:
         groups = rng.choice([1, 1, 1, 1, 2, 3])
