@@ -74,7 +74,9 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
 // Samples whose positions in (h, w), with what lies between them, fit so many rows.
 int images_in_rows(const WgmmaDataPlan& plan, int rows) {
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-  if (h.positions > rows || w.positions > rows) return 0;
+  if (h.positions > rows || w.positions > rows || h.span(h.positions) > kMostBoxLines ||
+      w.span(w.positions) > kMostBoxLines)
+    return 0;
   const BoxShape box = box_shape(h, w, h.positions, w.positions, 2, 2);
   const int last = box.row_of({0, h.positions - 1, w.positions - 1});
   return last < rows ? (rows - 1 - last) / box.sample_rows + 1 : 0;
