@@ -22,6 +22,9 @@ NAMES = (
     "hopper_odd_rows",
     "hopper_kernel_is_stride",
     "hopper_chunks",
+    "hopper_samples_narrow",
+    "hopper_samples_kernel_is_stride",
+    "hopper_samples_tiny",
 )
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LAYOUTS = ("contiguous", "channels_last_3d", "sliced")

@@ -23,7 +23,10 @@ MOST_ELEMENTS = 3_000_000
 
 
 def random_case(rng: random.Random, name: str) -> Case:
-    """Every axis on its own; half of the problems with tiles worth of positions."""
+    """Every axis on its own; half of the problems with tiles worth of positions.
+
+    Some are batches of small images, with channels enough to fill a tile with samples.
+    """
     while True:
         groups = rng.choice([1, 1, 1, 1, 2, 3])
         channels = [8, 16, 24, 32, 48, 64, 72, 128, rng.randint(1, 80)]
@@ -40,9 +43,16 @@ def random_case(rng: random.Random, name: str) -> Case:
         if rng.random() < 0.5:
             sizes = [8, 9, 16, 17, 24, 33, rng.randint(6, 40)]
         size = (rng.choice(sizes[:4]), rng.choice(sizes), rng.choice(sizes))
+        batch = rng.choice([1, 1, 2, 3])
+        if rng.random() < 0.125:
+            size = (rng.randint(1, 4), rng.randint(1, 9), rng.randint(1, 9))
+            batch = rng.randint(1, 40)
+            in_channels, out_channels = (
+                groups * rng.choice([32, 64, 64, 128, 256, rng.randint(1, 160)]) for _ in range(2)
+            )
         case = Case(
             name,
-            rng.choice([1, 1, 2, 3]),
+            batch,
             in_channels,
             out_channels,
             size,

@@ -74,7 +74,9 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
 // Samples whose positions in (h, w), with what lies between them, fit so many rows.
 int images_in_rows(const WgmmaDataPlan& plan, int rows) {
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-  if (h.positions > rows || w.positions > rows) return 0;
+  if (h.positions > rows || w.positions > rows || h.span(h.positions) > kMostBoxLines ||
+      w.span(w.positions) > kMostBoxLines)
+    return 0;
   const BoxShape box = box_shape(h, w, h.positions, w.positions, 2, 2);
   const int last = box.row_of({0, h.positions - 1, w.positions - 1});
   return last < rows ? (rows - 1 - last) / box.sample_rows + 1 : 0;
@@ -299,11 +301,13 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
   }
   const double element = element_bytes(plan), products_per_clock = 4096 / element;
   // What gemm_data takes, in multiples of the floor.
-  const double most = !channels_last ? 8 : small || plan.unit_elements == 4 ? 6 : 4.5;
+  const double most = !channels_last ? 8 : small || plan.unit_elements == 4 ? 6.1 : 4.5;
   const double floor =
       std::max(products / products_per_clock, element * (input + output) / kMemoryBytes) /
       device.multiprocessors;
-  return plan.clocks < most * floor;
+  // Of small images a few, with their few products, are over when either kernel has started.
+  constexpr double kStartClocks = 6000;
+  return plan.clocks < most * floor + (small ? kStartClocks : 0);
 }
 
 }  // namespace

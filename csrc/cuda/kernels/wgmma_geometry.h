@@ -128,7 +128,8 @@ CONVT3D_HOST_DEVICE inline BoxShape box_shape(const WindowAxis& h, const WindowA
 }
 
 // An entry of the kernel's table of rows: the position of a row, in ascending order of samples.
-constexpr int kMostTileSamples = 64, kMostTileExtent = 4096;
+// Tiles have at most 512 rows.
+constexpr int kMostTileSamples = 64;
 constexpr unsigned kNoPosition = ~0u;
 CONVT3D_HOST_DEVICE constexpr unsigned pack_position(const TilePosition& position) {
   return static_cast<unsigned>(position.sample << 24 | position.h << 12 | position.w);
