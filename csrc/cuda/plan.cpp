@@ -262,27 +262,34 @@ bool fits_data_kernels(const Problem& problem) {
   return fits && positions < (int64_t{1} << 36) && taps <= 65536;
 }
 
-std::optional<GemmDataPlan> plan_data(const Problem& problem, Pass pass, DataType type,
-                                      bool fast_operand, bool result_channels_last,
-                                      const Device& device) {
+Planned<GemmDataPlan> plan_gemm_data(const Problem& problem, Pass pass, DataType type,
+                                     const TensorPointer& operand, const TensorPointer& result,
+                                     const Device& device) {
   if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
-    return std::nullopt;  // float64 and complex have no tensor-core kernel
-  if (!fits_data_kernels(problem)) return std::nullopt;
-  // Nearly all of a 16-column tile would be padding.
+    return Refusal{"tensor cores have no products of this dtype"};
+  if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.groups > 1 && problem.in_channels_per_group() < 4 &&
       problem.out_channels_per_group() < 4)
-    return std::nullopt;
+    return Refusal{"nearly all of a 16-column tile would be padding"};
 
+  const int64_t operand_channels =
+      pass == Pass::kForward ? problem.in_channels_per_group() : problem.out_channels_per_group();
+  const bool fast_operand = loads_in_vectors(operand, operand_channels, type);
+  const bool channels_last = result.stride[1] < result.stride[4];
   static PlanCache<GemmDataPlan> cache;
-  const PlanKey key(problem, {static_cast<int64_t>(pass), static_cast<int64_t>(type), fast_operand,
-                              result_channels_last, device.multiprocessors});
-  return cache.find(key, [&]() -> std::optional<GemmDataPlan> {
+  const PlanKey key(
+      problem, {static_cast<int64_t>(pass), static_cast<int64_t>(type), fast_operand, channels_last,
+                device.multiprocessors, device.shared_per_block, device.shared_per_multiprocessor});
+  const Planned<GemmDataPlan> planned = cache.find(key, [&]() -> Planned<GemmDataPlan> {
     double clocks;
     const GemmDataPlan plan =
-        search(problem, pass, type, fast_operand, result_channels_last, device, &clocks);
-    if (!std::isfinite(clocks)) return std::nullopt;
-    return plan;
+        search(problem, pass, type, fast_operand, channels_last, device, &clocks);
+    if (!std::isfinite(clocks)) return Refusal{"no tile fits into shared memory"};
+    return {plan, clocks};
   });
+  if (planned && !tile_offsets_fit(*planned, operand, result))
+    return Refusal{"the strides within a tile exceed 32 bits"};
+  return planned;
 }
 
 }  // namespace convt3d

@@ -1,6 +1,7 @@
 #include "plan_grad_weight.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -307,21 +308,29 @@ bool fits_gemm(const Problem& problem) {
 
 }  // namespace
 
-std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataType type,
-                                                   TileFill grad_output_fill, TileFill input_fill,
-                                                   bool warp_roles, const Device& device) {
+Planned<GemmGradWeightPlan> plan_gemm_grad_weight(const Problem& problem, DataType type,
+                                                  const TensorPointer& grad_output,
+                                                  const TensorPointer& input,
+                                                  const Device& device) {
   if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
-    return std::nullopt;  // float64 and complex have no tensor-core kernel
-  if (!fits_gemm(problem)) return std::nullopt;
-  // Nearly all of a 16 x 8 fragment would be padding.
+    return Refusal{"tensor cores have no products of this dtype"};
+  if (!fits_gemm(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.in_channels_per_group() < 4 && problem.out_channels_per_group() < 4)
-    return std::nullopt;
+    return Refusal{"nearly all of a 16 x 8 fragment would be padding"};
 
+  const auto fill_of = [&](const TensorPointer& tensor, int64_t channels, int64_t Axis::* extent) {
+    const std::array<int64_t, 5> size{problem.batch, channels, problem.axes[0].*extent,
+                                      problem.axes[1].*extent, problem.axes[2].*extent};
+    return widest_fill(tensor, size, channels / problem.groups, type);
+  };
+  const TileFill grad_output_fill = fill_of(grad_output, problem.out_channels, &Axis::output);
+  const TileFill input_fill = fill_of(input, problem.in_channels, &Axis::input);
+  const bool warp_roles = device.has_wgmma;  // register pools came with the same GPU
   static PlanCache<GemmGradWeightPlan> cache;
-  const PlanKey key(problem,
-                    {static_cast<int64_t>(type), static_cast<int64_t>(grad_output_fill),
-                     static_cast<int64_t>(input_fill), warp_roles, device.multiprocessors});
-  return cache.find(key, [&]() -> std::optional<GemmGradWeightPlan> {
+  const PlanKey key(problem, {static_cast<int64_t>(type), static_cast<int64_t>(grad_output_fill),
+                              static_cast<int64_t>(input_fill), warp_roles, device.multiprocessors,
+                              device.shared_per_block, device.shared_per_multiprocessor});
+  const Planned<GemmGradWeightPlan> planned = cache.find(key, [&]() -> Planned<GemmGradWeightPlan> {
     Search search{problem, type, device, warp_roles, input_fill, grad_output_fill, {}, {}};
     search.consider_channels(false);
     const bool unit_stride = std::all_of(problem.axes.begin(), problem.axes.end(),
@@ -330,9 +339,12 @@ std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataT
       std::swap(search.still_fill, search.moving_fill);
       search.consider_channels(true);
     }
-    if (!std::isfinite(search.best.clocks)) return std::nullopt;
-    return search.best.plan;
+    if (!std::isfinite(search.best.clocks)) return Refusal{"no tile fits into shared memory"};
+    return {search.best.plan, search.best.clocks};
   });
+  if (planned && !grad_weight_offsets_fit(*planned, grad_output, input))
+    return Refusal{"the strides within a tile exceed 32 bits"};
+  return planned;
 }
 
 }  // namespace convt3d

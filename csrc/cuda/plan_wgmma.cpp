@@ -34,8 +34,8 @@ constexpr double kWeightBytes = 26;         // per clock from the L2 cache
 
 double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
 
-double clocks_of(const Problem& problem, const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
-                 bool result_channels_last, int multiprocessors) {
+double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
+                 int multiprocessors) {
   const WindowAxis& d = plan.axes[0];
   const double parts = plan.column_parts, element = element_bytes(plan);
   const double stages = static_cast<double>(sizes.stages) / parts;
@@ -132,8 +132,7 @@ struct Search {
         if (sizes.shared_bytes > device.shared_per_block ||
             sizes.items > std::numeric_limits<int>::max())
           continue;
-        const double cost =
-            clocks_of(problem, plan, sizes, result_channels_last, device.multiprocessors);
+        const double cost = clocks_of(plan, sizes, result_channels_last, device.multiprocessors);
         if (cost < clocks) {
           clocks = cost;
           best = plan;
@@ -213,7 +212,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       // Two, four, six or eight units a stage: padding costs, and so do short stages.
       double least = std::numeric_limits<double>::infinity();
       int chunk_units = 0, stage_units = 0;
-      for (const auto [stage, overhead] : {std::pair{8, 1.}, {6, 1.02}, {4, 1.1}, {2, 1.3}}) {
+      for (const auto& [stage, overhead] : {std::pair{8, 1.}, {6, 1.02}, {4, 1.1}, {2, 1.3}}) {
         const int padded = (chunk + stage - 1) / stage * stage;
         if (padded * overhead >= least) continue;
         least = padded * overhead;
@@ -231,24 +230,22 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   return search.best;
 }
 
-// Whether the kernel is faster than the portable one (gemm_data), as measured on an H200.
-bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const WgmmaDataPlan& plan,
-                   const Device& device) {
+// Why the portable kernel (gemm_data) is faster, as measured on an H200; nullptr: it is not.
+const char* drawback_of(const Problem& problem, Pass pass, bool channels_last,
+                        const WgmmaDataPlan& plan, const Device& device) {
   const WgmmaDataSizes sizes = wgmma_data_sizes(problem, pass, channels_last, plan);
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-  // Most rows of a 64-row product would be padding.
-  if (h.positions * w.positions < 64) return false;
-  // Boxes of which only two fit: filling and multiplying take turns.
+  if (h.positions * w.positions < 64) return "most rows of a 64-row product would be padding";
   constexpr int kMostBoxBytes = 80 * 1024;
-  if (sizes.box_bytes > kMostBoxBytes) return false;
-  // Groups that the copy engine cannot tell apart.
-  if (channels_last && plan.element_fill && problem.groups > 1) return false;
+  if (sizes.box_bytes > kMostBoxBytes)
+    return "only two boxes of the operand fit, so that filling and multiplying take turns";
+  if (channels_last && plan.element_fill && problem.groups > 1)
+    return "the copy engine cannot tell these groups' channels apart";
   if (pass == Pass::kForward) {
-    // Planes that only get the bias: gemm_data writes them with less ado.
-    if (sizes.empty_planes) return false;
-    // Every column tile reads every chunk again.
-    if (sizes.chunks > 1 && plan.columns < 64) return false;
-    return true;
+    if (sizes.empty_planes) return "some planes of the result have no tap and only get the bias";
+    if (sizes.chunks > 1 && plan.columns < 64)
+      return "each of many narrow column tiles would read every chunk of channels again";
+    return nullptr;
   }
   // Tiles of a strided operand are large and their halos overlap: compare with the floor.
   double products =
@@ -266,31 +263,33 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
   const double floor =
       std::max(products / products_per_clock, element * (input + output) / kMemoryBytes) /
       device.multiprocessors;
-  return plan.clocks < most * floor;
+  return plan.clocks < most * floor ? nullptr
+                                    : "its prediction is too far above the problem's floor";
 }
 
 }  // namespace
 
-std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
-                                             const TensorPointer& operand,
-                                             const TensorPointer& result, bool allow_tf32,
-                                             const Device& device) {
+Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
+                                       const TensorPointer& operand, const TensorPointer& result,
+                                       bool allow_tf32, const Device& device, bool even_if_slow) {
   const bool is_float32 = type == DataType::kFloat32;
-  if (!device.has_wgmma || (is_float32 && !allow_tf32)) return std::nullopt;
-  if (!is_float32 && type != DataType::kFloat16 && type != DataType::kBFloat16) return std::nullopt;
+  if (!device.has_wgmma) return Refusal{"the GPU or this build has no WGMMA (sm_90a)"};
+  if (is_float32 && !allow_tf32)
+    return Refusal{"its float32 products are TF32, which is not allowed"};
+  if (!is_float32 && type != DataType::kFloat16 && type != DataType::kBFloat16)
+    return Refusal{"tensor cores have no products of this dtype"};
   const bool forward = pass == Pass::kForward;
   const int64_t operand_channels =
       forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
-  const int64_t result_channels =
-      forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
   const bool channels_last = result.stride[1] < result.stride[4];
   constexpr int64_t kMostGroups = 65535;  // a dimension of the packing kernel's grid
-  if (!fits_data_kernels(problem) || problem.groups > kMostGroups) return std::nullopt;
+  if (!fits_data_kernels(problem) || problem.groups > kMostGroups)
+    return Refusal{"its sizes exceed what the kernel counts"};
   WgmmaDataPlan base{};
   base.unit_elements = is_float32 ? 4 : 8;
   for (int a = 0; a < 3; ++a) {
     const std::optional<WindowAxis> axis = window_axis(pass, problem.axes[a]);
-    if (!axis) return std::nullopt;
+    if (!axis) return Refusal{"a kernel above 16 or a stride above 8 exceeds its tables"};
     base.axes[a] = *axis;
   }
   // Offsets within one plane of depth are 32-bit, the places of boxes in a window 8-bit.
@@ -301,23 +300,30 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
   };
   if (plane(operand, &WindowAxis::operand_extent) > kMost ||
       plane(result, &WindowAxis::result_extent) > kMost || base.axes[0].window > 64)
-    return std::nullopt;
+    return Refusal{"a plane of depth or the window along the depth exceeds what it counts"};
   const bool vectors = loads_in_vectors(operand, operand_channels, type);
   static PlanCache<WgmmaDataPlan> cache;
-  const PlanKey key(problem, {static_cast<int64_t>(pass), channels_last, vectors,
-                              device.multiprocessors, base.unit_elements});
-  return cache.find(key, [&]() -> std::optional<WgmmaDataPlan> {
+  const PlanKey key(problem,
+                    {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors,
+                     device.shared_per_block, base.unit_elements, even_if_slow});
+  return cache.find(key, [&]() -> Planned<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
     typical.batch = 16;
     const auto typical_plan = search_plan(typical, base, pass, channels_last, vectors, device);
-    if (!typical_plan || !is_worthwhile(typical, pass, channels_last, *typical_plan, device))
-      return std::nullopt;
+    constexpr Refusal kNoTile{"no tile fits into shared memory"};
+    if (!typical_plan) return kNoTile;
+    if (!even_if_slow) {
+      if (const char* drawback = drawback_of(typical, pass, channels_last, *typical_plan, device))
+        return Refusal{drawback};
+    }
     // Nor must the order of the sums.
     WgmmaDataPlan ordered = base;
     ordered.chunk_units = typical_plan->chunk_units;
     ordered.stage_units = typical_plan->stage_units;
-    return search_plan(problem, ordered, pass, channels_last, vectors, device);
+    const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, device);
+    if (!plan) return kNoTile;
+    return {*plan, plan->clocks};
   });
 }
 
