@@ -169,6 +169,13 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
                         std::string(kAutomatic));
 }
 
+Sizes device_limits(int64_t device) {
+  const DeviceGuard guard(static_cast<int32_t>(device));
+  const Device limits = limits_of(static_cast<int>(device));
+  return {limits.multiprocessors, limits.shared_per_block, limits.shared_per_multiprocessor,
+          limits.has_wgmma};
+}
+
 }  // namespace
 }  // namespace convt3d
 
@@ -179,4 +186,8 @@ STABLE_TORCH_LIBRARY_IMPL(convt3d, CUDA, m) {
   m.impl("_forward", TORCH_BOX(&convt3d::forward_in));
   m.impl("_grad_input", TORCH_BOX(&convt3d::grad_input_in));
   m.impl("_grad_weight", TORCH_BOX(&convt3d::grad_weight_in));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(convt3d, CompositeExplicitAutograd, m) {
+  m.impl("_device_limits", TORCH_BOX(&convt3d::device_limits));
 }

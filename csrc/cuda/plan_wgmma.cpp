@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/gemm_data.h"
 #include "kernels/wgmma_shapes.h"
 #include "plan_cache.h"
 
@@ -77,6 +76,7 @@ struct Search {
   Pass pass;
   bool result_channels_last;
   const Device& device;
+  Alternatives<WgmmaDataPlan>* alternatives;
   WgmmaDataPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
 
@@ -138,6 +138,10 @@ struct Search {
           best = plan;
           best.clocks = cost;
         }
+        if (alternatives != nullptr)
+          alternatives->offer({plan.columns, plan.w_planes, plan.blocks, plan.flattened,
+                               plan.side_by_side, plan.element_fill},
+                              plan, cost);
       }
     }
   }
@@ -170,7 +174,8 @@ struct Search {
 // The best plan for a problem, whatever it costs. `axes` may prescribe chunk and stage.
 std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaDataPlan& axes,
                                          Pass pass, bool channels_last, bool vectors,
-                                         const Device& device) {
+                                         const Device& device,
+                                         Alternatives<WgmmaDataPlan>* alternatives = nullptr) {
   const bool forward = pass == Pass::kForward;
   const int64_t operand_channels =
       forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
@@ -180,7 +185,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   const int units = static_cast<int>((operand_channels + unit - 1) / unit);
   WgmmaDataPlan base = axes;
   base.w_planes = channels_last ? 1 : base.axes[2].planes;
-  Search search{problem, pass, channels_last, device};
+  Search search{problem, pass, channels_last, device, alternatives};
   const auto consider_chunk = [&](int chunk_units, int stage_units) {
     base.chunk_units = chunk_units;
     base.stage_units = stage_units;
@@ -271,7 +276,8 @@ const char* drawback_of(const Problem& problem, Pass pass, bool channels_last,
 
 Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
                                        const TensorPointer& operand, const TensorPointer& result,
-                                       bool allow_tf32, const Device& device, bool even_if_slow) {
+                                       bool allow_tf32, const Device& device, bool even_if_slow,
+                                       Alternatives<WgmmaDataPlan>* alternatives) {
   const bool is_float32 = type == DataType::kFloat32;
   if (!device.has_wgmma) return Refusal{"the GPU or this build has no WGMMA (sm_90a)"};
   if (is_float32 && !allow_tf32)
@@ -306,12 +312,13 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
   const PlanKey key(problem,
                     {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors,
                      device.shared_per_block, base.unit_elements, even_if_slow});
-  return cache.find(key, [&]() -> Planned<WgmmaDataPlan> {
+  const auto find = [&]() -> Planned<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
     typical.batch = 16;
     const auto typical_plan = search_plan(typical, base, pass, channels_last, vectors, device);
-    constexpr Refusal kNoTile{"no tile fits into shared memory"};
+    constexpr Refusal kNoTile{
+        "it has no instance with all residues along w, or none whose tile fits into shared memory"};
     if (!typical_plan) return kNoTile;
     if (!even_if_slow) {
       if (const char* drawback = drawback_of(typical, pass, channels_last, *typical_plan, device))
@@ -321,10 +328,12 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
     WgmmaDataPlan ordered = base;
     ordered.chunk_units = typical_plan->chunk_units;
     ordered.stage_units = typical_plan->stage_units;
-    const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, device);
+    const auto plan =
+        search_plan(problem, ordered, pass, channels_last, vectors, device, alternatives);
     if (!plan) return kNoTile;
     return {*plan, plan->clocks};
-  });
+  };
+  return alternatives ? find() : cache.find(key, find);
 }
 
 }  // namespace convt3d
