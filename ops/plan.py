@@ -86,8 +86,9 @@ def plan(
 
     `engines` has an entry for each engine, in the order in which they are asked: `chosen`, the
     `refusal` (None: it would take the problem), the `plan` that it would run with (None: it cannot,
-    or has no tiles to plan), `predicted_ms` (None: no cost model) and the `reason`. With `alternatives`, so has the list of that name for the best
-    plan of each kind. Raises `RuntimeError` where the sizes do not fit.
+    or has no tiles to plan), `predicted_ms` (None: no cost model) and the `reason`. `alternatives`
+    adds the list of that name, the best plan of each kind. Raises `RuntimeError` where the sizes do
+    not fit.
     """
     text = torch.ops.convt3d._plan(
         operator,
