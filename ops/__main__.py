@@ -1,4 +1,4 @@
-"""`python -m convt3d info | demo | bench`."""
+"""`python -m convt3d info | plan | demo | bench`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ _USAGE = """usage: python -m convt3d <command> [options]
 
 commands:
   info    versions, libraries, devices, and what runs where; exits 1 if something is broken
+  plan    which kernel a shape would run on a GPU, with which tiles, and why; needs no GPU
   demo    the operator on a real MRI volume: called, trained with, exported, reloaded, drawn
   bench   measure against PyTorch; draw and compare results
 
@@ -19,6 +20,12 @@ def _info() -> Callable[[Sequence[str]], int]:
     from convt3d import info
 
     return info.main
+
+
+def _plan() -> Callable[[Sequence[str]], int]:
+    from convt3d import plan
+
+    return plan.main
 
 
 def _demo() -> Callable[[Sequence[str]], int]:
@@ -34,7 +41,7 @@ def _bench() -> Callable[[Sequence[str]], int]:
 
 
 # Imported only when asked for: the demo and the benchmark have requirements of their own.
-_COMMANDS = {"info": _info, "demo": _demo, "bench": _bench}
+_COMMANDS = {"info": _info, "plan": _plan, "demo": _demo, "bench": _bench}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -66,7 +66,7 @@ def test_unknown_command(arguments: list[str], capsys: pytest.CaptureFixture[str
     assert not arguments or "no command 'nothing'" in text
 
 
-@pytest.mark.parametrize("command", ["info", "demo", "bench"])
+@pytest.mark.parametrize("command", ["info", "plan", "demo", "bench"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     if command == "demo":
         pytest.importorskip("nibabel")

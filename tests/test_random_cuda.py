@@ -1,17 +1,19 @@
-"""Thousands of random problems on the GPU, all passes, against float64 on the same device.
+"""Thousands of random problems on the GPU, all passes and engines, against float64 there.
 
-The float64 operators run in the direct kernels, which share no tile with the kernels under test and
-are held to the independent reference by test_numerics.py.
+The reference comes from the direct kernels in float64, which share no tile with the kernels under
+test and are held to the independent reference by test_numerics.py. Each tensor-core engine is asked
+for by name and held to it; the public operators must give the bits of one of the engines.
 """
 
 from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 
 import pytest
 import torch
-from cases import OPERATORS, Case, Tensors, arguments, make_tensors
+from cases import OPERATORS, Case, arguments, make_tensors
 from reference import Expected, check
 
 pytestmark = pytest.mark.gpu
@@ -68,22 +70,39 @@ def random_case(rng: random.Random, name: str) -> Case:
             return case
 
 
-def wanted(operator: str, tensors: Tensors, case: Case) -> Expected:
-    operands = [
-        value.double() if isinstance(value, torch.Tensor) else value
-        for value in arguments(operator, tensors, case)
-    ]
-    sizes = [value.abs() if isinstance(value, torch.Tensor) else value for value in operands]
-    function = getattr(torch.ops.convt3d, operator)
-    return Expected(function(*operands), function(*sizes), terms=1, random=True)
+def in_engine(operator: str, engine: str, operands: tuple) -> torch.Tensor:
+    """The operator's result from this engine and no other."""
+    return getattr(torch.ops.convt3d, f"_{operator}")(*operands, engine=engine)
+
+
+def wanted(operator: str, operands: tuple) -> Expected:
+    wide = [value.double() if isinstance(value, torch.Tensor) else value for value in operands]
+    sizes = [value.abs() if isinstance(value, torch.Tensor) else value for value in wide]
+    value, magnitude = (in_engine(operator, "direct", tuple(o)) for o in (wide, sizes))
+    return Expected(value, magnitude, terms=1, random=True)
+
+
+def engines_of(operator: str, dtype: torch.dtype, layout: str, tf32: bool) -> tuple[str, ...]:
+    """The tensor-core engines that this GPU has for an operator, a dtype and a layout."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        return ("gemm",)
+    if operator == "grad_weight":
+        has_wgmma = dtype != torch.float32 and layout == "channels_last_3d"
+    else:
+        has_wgmma = dtype != torch.float32 or tf32
+    return ("gemm", "wgmma") if has_wgmma else ("gemm",)
+
+
+def poison(elements: int, dtype: torch.dtype) -> None:
+    """Make the memory that a result will be allocated from something else than zero by chance."""
+    torch.full((2 * elements,), float("nan"), device="cuda", dtype=dtype)
 
 
 @pytest.mark.parametrize("first", range(0, PROBLEMS, CHUNK))
-@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "tf32"])
-def test_random_problems(name: str, first: int) -> None:
-    tf32 = name == "tf32"
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if tf32 else "ieee"
-    dtype = torch.float32 if tf32 else getattr(torch, name)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_random_problems(dtype: torch.dtype, first: int) -> None:
+    precisions = ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
+    asked, refused = Counter[str](), Counter[str]()
     for index in range(first, first + CHUNK):
         seed = SEED * 1_000_003 + index
         rng = random.Random(seed)
@@ -94,11 +113,29 @@ def test_random_problems(name: str, first: int) -> None:
         tensors = make_tensors(case, dtype, "cuda", layout, seed)
         for operator in OPERATORS:
             operands = arguments(operator, tensors, case)
-            reference = wanted(operator, tensors, case)
-            # What the result is allocated from is not zero by chance.
-            poison = torch.full(
-                (2 * reference.value.numel(),), float("nan"), device="cuda", dtype=dtype
-            )
-            del poison
-            result = getattr(torch.ops.convt3d, operator)(*operands)
-            check(result, reference, f"{operator} {layout} {case!r}", tf32=tf32)
+            reference = wanted(operator, operands)
+            for precision in precisions:
+                torch.backends.cudnn.conv.fp32_precision = precision
+                tf32 = precision == "tf32"
+                label = f"{operator} {precision} {layout} {case!r}"
+                poison(reference.value.numel(), dtype)
+                result = getattr(torch.ops.convt3d, operator)(*operands)
+                chosen = False
+                for engine in engines_of(operator, dtype, layout, tf32):
+                    name = f"{operator} {engine} {precision}"
+                    asked[name] += 1
+                    poison(reference.value.numel(), dtype)
+                    try:
+                        forced = in_engine(operator, engine, operands)
+                    except RuntimeError as error:
+                        assert f"engine '{engine}' cannot run this problem" in str(error)
+                        refused[name] += 1
+                        continue
+                    check(forced, reference, f"{engine} {label}", tf32=tf32)
+                    chosen = chosen or torch.equal(forced, result)
+                if not chosen:
+                    direct = in_engine(operator, "direct", operands)
+                    assert torch.equal(direct, result), f"bits of no engine: {label}"
+                    check(result, reference, label, tf32=tf32)
+    for name, count in asked.items():
+        assert 2 * refused[name] < count, f"{name} refused {refused[name]} of {count} problems"

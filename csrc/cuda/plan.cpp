@@ -86,7 +86,7 @@ Work work_of(const GemmDataPlan& plan, const GemmDataSizes& sizes) {
 
 double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan,
                  const GemmDataSizes& sizes, bool result_channels_last, const Device& device) {
-  const int resident = device.shared_per_multiprocessor / (sizes.shared_bytes + 1024);
+  const int resident = resident_blocks(sizes, device);
   if (resident < 1 || sizes.shared_bytes > device.shared_per_block)
     return std::numeric_limits<double>::infinity();
   const double precision = type == DataType::kFloat32 ? 3 : 1;
@@ -195,8 +195,15 @@ std::vector<int> edges(int positions, int most) {
   return result;
 }
 
-GemmDataPlan search(const Problem& problem, Pass pass, DataType type, bool fast_operand,
-                    bool result_channels_last, const Device& device, double* clocks) {
+Alternatives<GemmDataPlan>::Kind kind_of(const GemmDataPlan& plan) {
+  const auto& axes = plan.axes;
+  return {plan.row_fragments,  plan.column_groups,  plan.channels_per_tile,
+          axes[0].plane_block, axes[1].plane_block, axes[2].plane_block};
+}
+
+Candidate search(const Problem& problem, Pass pass, DataType type, bool fast_operand,
+                 bool result_channels_last, const Device& device,
+                 Alternatives<GemmDataPlan>* alternatives) {
   const bool forward = pass == Pass::kForward;
   const int result_channels = static_cast<int>(forward ? problem.out_channels_per_group()
                                                        : problem.in_channels_per_group());
@@ -216,6 +223,7 @@ GemmDataPlan search(const Problem& problem, Pass pass, DataType type, bool fast_
         plan.columns_per_block = (sizes.column_tiles + runs - 1) / runs;
         const double cost = clocks_of(problem, type, plan, sizes, result_channels_last, device);
         if (cost < best.clocks) best = {plan, cost};
+        if (alternatives != nullptr) alternatives->offer(kind_of(plan), plan, cost);
       }
     }
   };
@@ -242,11 +250,14 @@ GemmDataPlan search(const Problem& problem, Pass pass, DataType type, bool fast_
       }
     }
   }
-  *clocks = best.clocks;
-  return best.plan;
+  return best;
 }
 
 }  // namespace
+
+int resident_blocks(const GemmDataSizes& sizes, const Device& device) {
+  return device.shared_per_multiprocessor / (sizes.shared_bytes + 1024);
+}
 
 bool fits_data_kernels(const Problem& problem) {
   constexpr int64_t limit = 1 << 24;
@@ -262,27 +273,35 @@ bool fits_data_kernels(const Problem& problem) {
   return fits && positions < (int64_t{1} << 36) && taps <= 65536;
 }
 
-std::optional<GemmDataPlan> plan_data(const Problem& problem, Pass pass, DataType type,
-                                      bool fast_operand, bool result_channels_last,
-                                      const Device& device) {
+Planned<GemmDataPlan> plan_gemm_data(const Problem& problem, Pass pass, DataType type,
+                                     const TensorPointer& operand, const TensorPointer& result,
+                                     const Device& device,
+                                     Alternatives<GemmDataPlan>* alternatives) {
   if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
-    return std::nullopt;  // float64 and complex have no tensor-core kernel
-  if (!fits_data_kernels(problem)) return std::nullopt;
-  // Nearly all of a 16-column tile would be padding.
+    return Refusal{"tensor cores have no products of this dtype"};
+  if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.groups > 1 && problem.in_channels_per_group() < 4 &&
       problem.out_channels_per_group() < 4)
-    return std::nullopt;
+    return Refusal{"nearly all of a 16-column tile would be padding"};
 
+  const int64_t operand_channels =
+      pass == Pass::kForward ? problem.in_channels_per_group() : problem.out_channels_per_group();
+  const bool fast_operand = loads_in_vectors(operand, operand_channels, type);
+  const bool channels_last = result.stride[1] < result.stride[4];
   static PlanCache<GemmDataPlan> cache;
-  const PlanKey key(problem, {static_cast<int64_t>(pass), static_cast<int64_t>(type), fast_operand,
-                              result_channels_last, device.multiprocessors});
-  return cache.find(key, [&]() -> std::optional<GemmDataPlan> {
-    double clocks;
-    const GemmDataPlan plan =
-        search(problem, pass, type, fast_operand, result_channels_last, device, &clocks);
-    if (!std::isfinite(clocks)) return std::nullopt;
-    return plan;
-  });
+  const PlanKey key(
+      problem, {static_cast<int64_t>(pass), static_cast<int64_t>(type), fast_operand, channels_last,
+                device.multiprocessors, device.shared_per_block, device.shared_per_multiprocessor});
+  const auto find = [&]() -> Planned<GemmDataPlan> {
+    const Candidate best =
+        search(problem, pass, type, fast_operand, channels_last, device, alternatives);
+    if (!std::isfinite(best.clocks)) return Refusal{"no tile fits into shared memory"};
+    return {best.plan, best.clocks};
+  };
+  const Planned<GemmDataPlan> planned = alternatives ? find() : cache.find(key, find);
+  if (planned && !tile_offsets_fit(*planned, operand, result))
+    return Refusal{"the strides within a tile exceed 32 bits"};
+  return planned;
 }
 
 }  // namespace convt3d

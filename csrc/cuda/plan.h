@@ -1,9 +1,8 @@
 // Which kernel runs a problem, and with which tiles. Deterministic: a cost model, no timing.
 #pragma once
 
-#include <optional>
-
-#include "kernels/gemm_data.h"
+#include "kernels/gemm_data_sizes.h"
+#include "planned.h"
 
 namespace convt3d {
 
@@ -18,11 +17,14 @@ struct Device {
 // Whether what the kernels of forward and grad_input count in 32 bits fits.
 bool fits_data_kernels(const Problem& problem);
 
-// The plan of forward or grad_input on tensor cores; none where the direct kernel is to run.
-// `fast_operand`: the operand is channels-last with 16-byte aligned channels.
-// Cached per problem; thread-safe.
-std::optional<GemmDataPlan> plan_data(const Problem& problem, Pass pass, DataType type,
-                                      bool fast_operand, bool result_channels_last,
-                                      const Device& device);
+// Blocks of gemm_data that shared memory lets run together on a multiprocessor.
+int resident_blocks(const GemmDataSizes& sizes, const Device& device);
+
+// The plan of forward or grad_input on tensor cores (gemm_data). Cached per problem; thread-safe.
+// `alternatives`: also search anew and collect what else is possible.
+Planned<GemmDataPlan> plan_gemm_data(const Problem& problem, Pass pass, DataType type,
+                                     const TensorPointer& operand, const TensorPointer& result,
+                                     const Device& device,
+                                     Alternatives<GemmDataPlan>* alternatives = nullptr);
 
 }  // namespace convt3d

@@ -6,9 +6,9 @@
 #include <initializer_list>
 #include <map>
 #include <mutex>
-#include <optional>
 
 #include "../geometry.h"
+#include "planned.h"
 
 namespace convt3d {
 
@@ -37,16 +37,16 @@ template <typename Plan>
 class PlanCache {
  public:
   template <typename Search>
-  std::optional<Plan> find(const PlanKey& key, Search&& search) {
+  Planned<Plan> find(const PlanKey& key, Search&& search) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = plans_.find(key);
     if (found != plans_.end()) return found->second;
-    return plans_[key] = search();
+    return plans_.emplace(key, search()).first->second;
   }
 
  private:
   std::mutex mutex_;
-  std::map<PlanKey, std::optional<Plan>> plans_;
+  std::map<PlanKey, Planned<Plan>> plans_;
 };
 
 }  // namespace convt3d

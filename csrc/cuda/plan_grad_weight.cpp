@@ -1,6 +1,7 @@
 #include "plan_grad_weight.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -48,10 +49,6 @@ struct Candidate {
   double clocks = std::numeric_limits<double>::infinity();
 };
 
-int vector_of(TileFill fill) {
-  return fill == TileFill::kPairs ? 2 : fill == TileFill::kQuads ? 4 : 1;
-}
-
 // The fill that tiles of this width allow: vectors must start at the same place in every tile.
 TileFill fill_for(TileFill widest, int advance, bool several_tiles) {
   if (!several_tiles || advance % vector_of(widest) == 0) return widest;
@@ -81,17 +78,7 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
   const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
   const int multiplying = plan.tap_warps * plan.position_warps;
   const int warps = plan.warp_roles ? 12 : multiplying;
-  // What the compiler was seen to use: bounded by the block, else sums and working set.
-  const int working_set = (fragments * (single ? 8 : 4) + 112 + 7) / 8 * 8;
-  const int most_registers = plan.warp_roles            ? 168
-                             : single || fragments > 27 ? 255
-                             : fragments == 24          ? 184
-                                                        : 168;
-  const int registers = std::min(working_set, most_registers);
-  const int resident =
-      std::min({device.shared_per_multiprocessor / (sizes.shared_bytes + kStaticShared + 1024),
-                kRegistersPerMultiprocessor / (registers * 32 * warps),
-                kThreadsPerMultiprocessor / (32 * warps)});
+  const int resident = resident_blocks(type, plan, sizes, device);
   if (resident < 1) return kNever;
 
   const double warp_steps = sizes.still_rows / 16.0 * plan.tap_warps;
@@ -215,9 +202,15 @@ struct Search {
   const Device& device;
   bool warp_roles;
   TileFill still_fill, moving_fill;
+  Alternatives<GemmGradWeightPlan>* alternatives;
   Candidate best;
 
   std::vector<Tile> tiles;
+
+  static Alternatives<GemmGradWeightPlan>::Kind kind_of(const GemmGradWeightPlan& plan) {
+    return {plan.mirrored,  plan.still_fragments, plan.moving_fragments,
+            plan.tap_warps, plan.position_warps,  plan.warp_roles};
+  }
 
   void consider_tiles(GemmGradWeightPlan plan) {
     ContractionAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
@@ -237,8 +230,11 @@ struct Search {
         GemmGradWeightPlan candidate = plan;
         candidate.stages = stages;
         candidate.warp_roles = warp_roles;
-        const double clocks = choose_split(problem, type, device, best.clocks, candidate);
+        const double to_beat =
+            alternatives != nullptr ? alternatives->clocks_of(kind_of(candidate)) : best.clocks;
+        const double clocks = choose_split(problem, type, device, to_beat, candidate);
         if (clocks < best.clocks) best = {candidate, clocks};
+        if (alternatives != nullptr) alternatives->offer(kind_of(candidate), candidate, clocks);
       };
       if (role_kernel && plan.tap_warps * plan.position_warps <= 8) consider(2, true);
       if (async) consider(2, false);
@@ -307,22 +303,48 @@ bool fits_gemm(const Problem& problem) {
 
 }  // namespace
 
-std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataType type,
-                                                   TileFill grad_output_fill, TileFill input_fill,
-                                                   bool warp_roles, const Device& device) {
-  if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
-    return std::nullopt;  // float64 and complex have no tensor-core kernel
-  if (!fits_gemm(problem)) return std::nullopt;
-  // Nearly all of a 16 x 8 fragment would be padding.
-  if (problem.in_channels_per_group() < 4 && problem.out_channels_per_group() < 4)
-    return std::nullopt;
+int resident_blocks(DataType type, const GemmGradWeightPlan& plan, const GemmGradWeightSizes& sizes,
+                    const Device& device) {
+  const bool single = type == DataType::kFloat32;
+  const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
+  const int warps = plan.warp_roles ? 12 : plan.tap_warps * plan.position_warps;
+  // What the compiler was seen to use: bounded by the block, else sums and working set.
+  const int working_set = (fragments * (single ? 8 : 4) + 112 + 7) / 8 * 8;
+  const int most_registers = plan.warp_roles            ? 168
+                             : single || fragments > 27 ? 255
+                             : fragments == 24          ? 184
+                                                        : 168;
+  const int registers = std::min(working_set, most_registers);
+  return std::min({device.shared_per_multiprocessor / (sizes.shared_bytes + kStaticShared + 1024),
+                   kRegistersPerMultiprocessor / (registers * 32 * warps),
+                   kThreadsPerMultiprocessor / (32 * warps)});
+}
 
+Planned<GemmGradWeightPlan> plan_gemm_grad_weight(const Problem& problem, DataType type,
+                                                  const TensorPointer& grad_output,
+                                                  const TensorPointer& input, const Device& device,
+                                                  Alternatives<GemmGradWeightPlan>* alternatives) {
+  if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
+    return Refusal{"tensor cores have no products of this dtype"};
+  if (!fits_gemm(problem)) return Refusal{"its sizes exceed what the kernel counts"};
+  if (problem.in_channels_per_group() < 4 && problem.out_channels_per_group() < 4)
+    return Refusal{"nearly all of a 16 x 8 fragment would be padding"};
+
+  const auto fill_of = [&](const TensorPointer& tensor, int64_t channels, int64_t Axis::* extent) {
+    const std::array<int64_t, 5> size{problem.batch, channels, problem.axes[0].*extent,
+                                      problem.axes[1].*extent, problem.axes[2].*extent};
+    return widest_fill(tensor, size, channels / problem.groups, type);
+  };
+  const TileFill grad_output_fill = fill_of(grad_output, problem.out_channels, &Axis::output);
+  const TileFill input_fill = fill_of(input, problem.in_channels, &Axis::input);
+  const bool warp_roles = device.has_wgmma;  // register pools came with the same GPU
   static PlanCache<GemmGradWeightPlan> cache;
-  const PlanKey key(problem,
-                    {static_cast<int64_t>(type), static_cast<int64_t>(grad_output_fill),
-                     static_cast<int64_t>(input_fill), warp_roles, device.multiprocessors});
-  return cache.find(key, [&]() -> std::optional<GemmGradWeightPlan> {
-    Search search{problem, type, device, warp_roles, input_fill, grad_output_fill, {}, {}};
+  const PlanKey key(problem, {static_cast<int64_t>(type), static_cast<int64_t>(grad_output_fill),
+                              static_cast<int64_t>(input_fill), warp_roles, device.multiprocessors,
+                              device.shared_per_block, device.shared_per_multiprocessor});
+  const auto find = [&]() -> Planned<GemmGradWeightPlan> {
+    Search search{problem,          type,         device, warp_roles, input_fill,
+                  grad_output_fill, alternatives, {},     {}};
     search.consider_channels(false);
     const bool unit_stride = std::all_of(problem.axes.begin(), problem.axes.end(),
                                          [](const Axis& axis) { return axis.stride == 1; });
@@ -330,9 +352,13 @@ std::optional<GemmGradWeightPlan> plan_grad_weight(const Problem& problem, DataT
       std::swap(search.still_fill, search.moving_fill);
       search.consider_channels(true);
     }
-    if (!std::isfinite(search.best.clocks)) return std::nullopt;
-    return search.best.plan;
-  });
+    if (!std::isfinite(search.best.clocks)) return Refusal{"no tile fits into shared memory"};
+    return {search.best.plan, search.best.clocks};
+  };
+  const Planned<GemmGradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
+  if (planned && !grad_weight_offsets_fit(*planned, grad_output, input))
+    return Refusal{"the strides within a tile exceed 32 bits"};
+  return planned;
 }
 
 }  // namespace convt3d

@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/gemm_data.h"
 #include "kernels/wgmma_shapes.h"
 #include "plan_cache.h"
 
@@ -89,6 +88,7 @@ struct Search {
   bool result_channels_last;
   int most_samples;
   const Device& device;
+  Alternatives<WgmmaDataPlan>* alternatives;
   WgmmaDataPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
 
@@ -155,6 +155,10 @@ struct Search {
           best = plan;
           best.clocks = cost;
         }
+        if (alternatives != nullptr)
+          alternatives->offer({plan.columns, plan.w_planes, plan.blocks, plan.flattened,
+                               plan.side_by_side, plan.element_fill},
+                              plan, cost);
       }
     }
   }
@@ -200,7 +204,8 @@ struct Search {
 // The best plan for a problem, whatever it costs. `axes` may prescribe chunk and stage.
 std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaDataPlan& axes,
                                          Pass pass, bool channels_last, bool vectors,
-                                         int most_samples, const Device& device) {
+                                         int most_samples, const Device& device,
+                                         Alternatives<WgmmaDataPlan>* alternatives = nullptr) {
   const bool forward = pass == Pass::kForward;
   const int64_t operand_channels =
       forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
@@ -210,7 +215,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   const int units = static_cast<int>((operand_channels + unit - 1) / unit);
   WgmmaDataPlan base = axes;
   base.w_planes = channels_last ? 1 : base.axes[2].planes;
-  Search search{problem, pass, channels_last, most_samples, device};
+  Search search{problem, pass, channels_last, most_samples, device, alternatives};
   const auto consider_chunk = [&](int chunk_units, int stage_units) {
     base.chunk_units = chunk_units;
     base.stage_units = stage_units;
@@ -264,29 +269,29 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   return search.best;
 }
 
-// Whether the kernel is faster than the portable one (gemm_data), as measured on an H200.
-bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const WgmmaDataPlan& plan,
-                   const Device& device) {
+// Why the portable kernel (gemm_data) is faster, as measured on an H200; nullptr: it is not.
+const char* drawback_of(const Problem& problem, Pass pass, bool channels_last,
+                        const WgmmaDataPlan& plan, const Device& device) {
   const WgmmaDataSizes sizes = wgmma_data_sizes(problem, pass, channels_last, plan);
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
   const bool small = static_cast<int64_t>(h.positions) * w.positions < 64;
   if (small) {
-    // Most rows of a product would be padding, however many samples there are.
+    // However many samples there are.
     constexpr double kLeastUseful = 0.3;
     const int rows = 2 * 64 * plan.blocks;
-    if (images_in_rows(plan, rows) * h.positions * w.positions < kLeastUseful * rows) return false;
+    if (images_in_rows(plan, rows) * h.positions * w.positions < kLeastUseful * rows)
+      return "most rows of a product would be padding";
   }
-  // Boxes of which only two fit: filling and multiplying take turns.
   constexpr int kMostBoxBytes = 80 * 1024;
-  if (sizes.box_bytes > kMostBoxBytes) return false;
-  // Groups that the copy engine cannot tell apart.
-  if (channels_last && plan.element_fill && problem.groups > 1) return false;
+  if (sizes.box_bytes > kMostBoxBytes)
+    return "only two boxes of the operand fit, so that filling and multiplying take turns";
+  if (channels_last && plan.element_fill && problem.groups > 1)
+    return "the copy engine cannot tell these groups' channels apart";
   if (pass == Pass::kForward) {
-    // Planes that only get the bias: gemm_data writes them with less ado.
-    if (sizes.empty_planes) return false;
-    // Every column tile reads every chunk again.
-    if (sizes.chunks > 1 && plan.columns < 64) return false;
-    if (!small) return true;
+    if (sizes.empty_planes) return "some planes of the result have no tap and only get the bias";
+    if (sizes.chunks > 1 && plan.columns < 64)
+      return "each of many narrow column tiles would read every chunk of channels again";
+    if (!small) return nullptr;
   }
   // Small images are mostly halo, tiles of a strided operand are large and their halos overlap:
   // compare with the floor.
@@ -307,28 +312,34 @@ bool is_worthwhile(const Problem& problem, Pass pass, bool channels_last, const 
       device.multiprocessors;
   // Of small images a few, with their few products, are over when either kernel has started.
   constexpr double kStartClocks = 6000;
-  return plan.clocks < most * floor + (small ? kStartClocks : 0);
+  return plan.clocks < most * floor + (small ? kStartClocks : 0)
+             ? nullptr
+             : "its prediction is too far above the problem's floor";
 }
 
 }  // namespace
 
-std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
-                                             const TensorPointer& operand,
-                                             const TensorPointer& result, bool allow_tf32,
-                                             const Device& device) {
+Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
+                                       const TensorPointer& operand, const TensorPointer& result,
+                                       bool allow_tf32, const Device& device, bool even_if_slow,
+                                       Alternatives<WgmmaDataPlan>* alternatives) {
   const bool is_float32 = type == DataType::kFloat32;
-  if (!device.has_wgmma || (is_float32 && !allow_tf32)) return std::nullopt;
-  if (!is_float32 && type != DataType::kFloat16 && type != DataType::kBFloat16) return std::nullopt;
+  if (!device.has_wgmma) return Refusal{"the GPU or this build has no WGMMA (sm_90a)"};
+  if (is_float32 && !allow_tf32)
+    return Refusal{"its float32 products are TF32, which is not allowed"};
+  if (!is_float32 && type != DataType::kFloat16 && type != DataType::kBFloat16)
+    return Refusal{"tensor cores have no products of this dtype"};
   const int64_t operand_channels =
       pass == Pass::kForward ? problem.in_channels_per_group() : problem.out_channels_per_group();
   const bool channels_last = result.stride[1] < result.stride[4];
   constexpr int64_t kMostGroups = 65535;  // a dimension of the packing kernel's grid
-  if (!fits_data_kernels(problem) || problem.groups > kMostGroups) return std::nullopt;
+  if (!fits_data_kernels(problem) || problem.groups > kMostGroups)
+    return Refusal{"its sizes exceed what the kernel counts"};
   WgmmaDataPlan base{};
   base.unit_elements = is_float32 ? 4 : 8;
   for (int a = 0; a < 3; ++a) {
     const std::optional<WindowAxis> axis = window_axis(pass, problem.axes[a]);
-    if (!axis) return std::nullopt;
+    if (!axis) return Refusal{"a kernel above 16 or a stride above 8 exceeds its tables"};
     base.axes[a] = *axis;
   }
   // Offsets within one plane of depth, of the samples of a tile, are 32-bit, the places of boxes in
@@ -340,7 +351,7 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
   };
   if (plane(operand, &WindowAxis::operand_extent) > kMost ||
       plane(result, &WindowAxis::result_extent) > kMost || base.axes[0].window > 64)
-    return std::nullopt;
+    return Refusal{"a plane of depth or the window along the depth exceeds what it counts"};
   int most_samples = kMostTileSamples;
   for (const int64_t left : {(kMost - plane(operand, &WindowAxis::operand_extent)) /
                                  std::max<int64_t>(operand.stride[0], 1),
@@ -349,22 +360,32 @@ std::optional<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, 
     most_samples = static_cast<int>(std::min<int64_t>(most_samples, left + 1));
   const bool vectors = loads_in_vectors(operand, operand_channels, type);
   static PlanCache<WgmmaDataPlan> cache;
-  const PlanKey key(problem, {static_cast<int64_t>(pass), channels_last, vectors,
-                              device.multiprocessors, base.unit_elements, most_samples});
-  return cache.find(key, [&]() -> std::optional<WgmmaDataPlan> {
+  const PlanKey key(problem,
+                    {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors,
+                     device.shared_per_block, base.unit_elements, even_if_slow, most_samples});
+  const auto find = [&]() -> Planned<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
     typical.batch = 16;
     const auto typical_plan =
         search_plan(typical, base, pass, channels_last, vectors, kMostTileSamples, device);
-    if (!typical_plan || !is_worthwhile(typical, pass, channels_last, *typical_plan, device))
-      return std::nullopt;
+    constexpr Refusal kNoTile{
+        "it has no instance with all residues along w, or none whose tile fits into shared memory"};
+    if (!typical_plan) return kNoTile;
+    if (!even_if_slow) {
+      if (const char* drawback = drawback_of(typical, pass, channels_last, *typical_plan, device))
+        return Refusal{drawback};
+    }
     // Nor must the order of the sums.
     WgmmaDataPlan ordered = base;
     ordered.chunk_units = typical_plan->chunk_units;
     ordered.stage_units = typical_plan->stage_units;
-    return search_plan(problem, ordered, pass, channels_last, vectors, most_samples, device);
-  });
+    const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, most_samples,
+                                  device, alternatives);
+    if (!plan) return kNoTile;
+    return {*plan, plan->clocks};
+  };
+  return alternatives ? find() : cache.find(key, find);
 }
 
 }  // namespace convt3d

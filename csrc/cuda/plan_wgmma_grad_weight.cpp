@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
+#include <optional>
 
-#include "kernels/gemm_data.h"
+#include "kernels/gemm_data_sizes.h"
 #include "kernels/wgmma_grad_weight_shapes.h"
 #include "plan_cache.h"
 
@@ -35,6 +35,7 @@ struct Search {
   const Problem& problem;
   const Device& device;
   double tensor_bytes;  // of both operands
+  Alternatives<WgmmaGradWeightPlan>* alternatives;
   WgmmaGradWeightPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
 
@@ -84,6 +85,10 @@ struct Search {
       const double slots = plan.splits * (plan.split_positions ? 2. : 1.);
       if (slots > 1) cost += kSumClocks + slots * sizes.partials * 8 / kSumBytesPerClock;
       cost += sizes.partials / kStoresPerClock;
+      if (alternatives != nullptr)
+        alternatives->offer({plan.input_moves, plan.moving_rows, plan.merged, plan.columns,
+                             plan.tap_groups, plan.flattened},
+                            plan, cost);
       if (cost >= clocks) continue;
       clocks = cost;
       best = plan;
@@ -173,28 +178,39 @@ struct Search {
   }
 };
 
+// Share of the products' rows and columns that are weights.
+double useful_share(const Problem& problem, const WgmmaGradWeightPlan& plan) {
+  const WgmmaGradWeightSizes sizes = wgmma_grad_weight_sizes(problem, plan);
+  const double weights = static_cast<double>(problem.in_channels_per_group()) *
+                         problem.out_channels_per_group() * plan.axes[1].taps() *
+                         plan.axes[2].taps();
+  return weights / (static_cast<double>(sizes.still.slices) * sizes.moving.slices *
+                    sizes.tap_tiles * 64 * plan.columns);
+}
+
 }  // namespace
 
-std::optional<WgmmaGradWeightPlan> plan_wgmma_grad_weight(const Problem& problem, DataType type,
-                                                          const TensorPointer& grad_output,
-                                                          const TensorPointer& input,
-                                                          const Device& device) {
-  if (!device.has_wgmma || (type != DataType::kFloat16 && type != DataType::kBFloat16))
-    return std::nullopt;
-  if (!fits_data_kernels(problem) ||
-      !loads_in_vectors(grad_output, problem.out_channels_per_group(), type) ||
+Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
+    const Problem& problem, DataType type, const TensorPointer& grad_output,
+    const TensorPointer& input, const Device& device, bool even_if_slow,
+    Alternatives<WgmmaGradWeightPlan>* alternatives) {
+  if (!device.has_wgmma) return Refusal{"the GPU or this build has no WGMMA (sm_90a)"};
+  if (type != DataType::kFloat16 && type != DataType::kBFloat16)
+    return Refusal{"only 16-bit operands can be read transposed"};
+  if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
+  if (!loads_in_vectors(grad_output, problem.out_channels_per_group(), type) ||
       !loads_in_vectors(input, problem.in_channels_per_group(), type))
-    return std::nullopt;
+    return Refusal{"the copy engine needs channels-last operands with 16-byte aligned channels"};
   static PlanCache<WgmmaGradWeightPlan> cache;
-  const PlanKey key(problem, {device.multiprocessors});
-  return cache.find(key, [&]() -> std::optional<WgmmaGradWeightPlan> {
-    double input = 2. * problem.batch * problem.in_channels;
-    double output = 2. * problem.batch * problem.out_channels;
+  const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow});
+  const auto find = [&]() -> Planned<WgmmaGradWeightPlan> {
+    double input_bytes = 2. * problem.batch * problem.in_channels;
+    double output_bytes = 2. * problem.batch * problem.out_channels;
     for (const Axis& axis : problem.axes) {
-      input *= axis.input;
-      output *= axis.output;
+      input_bytes *= axis.input;
+      output_bytes *= axis.output;
     }
-    Search search{problem, device, input + output};
+    Search search{problem, device, input_bytes + output_bytes, alternatives};
     for (bool input_moves : {true, false}) {
       WgmmaGradWeightPlan plan{};
       plan.input_moves = input_moves;
@@ -207,9 +223,14 @@ std::optional<WgmmaGradWeightPlan> plan_wgmma_grad_weight(const Problem& problem
       }
       if (possible) search.consider_channels(plan);
     }
-    if (!std::isfinite(search.clocks)) return std::nullopt;
-    return search.best;
-  });
+    if (!std::isfinite(search.clocks))
+      return Refusal{"its kernel or strides exceed the tables, or no tile fits into shared memory"};
+    constexpr double kLeastUseful = 0.15;
+    if (!even_if_slow && useful_share(problem, search.best) < kLeastUseful)
+      return Refusal{"most rows and columns of a product would be padding"};
+    return {search.best, search.clocks};
+  };
+  return alternatives ? find() : cache.find(key, find);
 }
 
 }  // namespace convt3d

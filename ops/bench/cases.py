@@ -2,6 +2,7 @@
 
 A shape is written `n,c,d,h,w -> cout k3 s2 p1 op1 g1 d1`. An option that differs between the axes
 takes three numbers, `k3x5x7`; an option left out has PyTorch's default (`k` must be given).
+`-> cout, k=3, s=2` says the same.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 Triple = tuple[int, int, int]
 
-_OPTION = re.compile(r"(op|k|s|p|g|d)(\d+(?:x\d+)*)$")
+_OPTION = re.compile(r"(op|k|s|p|g|d)=?(\d+(?:x\d+)*)$")
 _SYNTAX = '"n,c,d,h,w -> cout k3 s2 p1 op1 g1 d1"'
 
 
@@ -155,7 +156,7 @@ def parse_shape(text: str, name: str | None = None, group: str = "custom") -> Ca
     Raises `ValueError` with the part that was not understood.
     """
     left, arrow, right = text.partition("->")
-    words = right.split()
+    words = right.replace(",", " ").split()
     if not arrow or not words:
         raise ValueError(f"not a shape: {text!r}; write {_SYNTAX}")
     try:

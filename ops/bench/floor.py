@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .cases import Case
 
 DTYPES = ("fp16", "bf16", "tf32", "fp32")
-ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4}
+ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4, "fp64": 8}
 
 
 @dataclass(frozen=True)

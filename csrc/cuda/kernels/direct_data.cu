@@ -57,8 +57,13 @@ __device__ Index take(Index& flat, Index extent) {
   return coordinate;
 }
 
+// Blocks that registers let run together: four of float32 sums and 32-bit indices, else two.
+template <typename T, typename Index>
+constexpr int kResident = sizeof(Accumulator<T>) == 4 && sizeof(Index) == 4 ? 4 : 2;
+
 template <typename T, typename Index, Pass kPass>
-__global__ void __launch_bounds__(kThreads) direct_data_kernel(const DataArguments<Index> args) {
+__global__ void __launch_bounds__(kThreads, kResident<T, Index>)
+    direct_data_kernel(const DataArguments<Index> args) {
   using A = Accumulator<T>;
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= args.work_items) return;

@@ -42,8 +42,17 @@ struct StageCursor {
   }
 };
 
-template <typename T, int kRowFragments, int kColumnGroups>
-__global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
+// Blocks that registers let run together: three, unless sums of four fragments, or two sets of many
+// sums (float32, not kSingle), need more than a third of them.
+template <typename T>
+constexpr int resident_gemm_blocks(int row_fragments, int column_groups, bool single) {
+  return row_fragments == 4 || (kWeightParts<T> == 2 && !single && column_groups > 2) ? 2 : 3;
+}
+
+// kSingle (float32): one product of TF32 values for one, not three.
+template <typename T, int kRowFragments, int kColumnGroups, bool kSingle>
+__global__ void __launch_bounds__(kGemmThreads,
+                                  resident_gemm_blocks<T>(kRowFragments, kColumnGroups, kSingle))
     gemm_data_kernel(const __grid_constant__ GemmDataArguments args) {
   extern __shared__ __align__(16) char shared[];
   using Tile = GemmTile<T, kRowFragments, kColumnGroups>;
@@ -121,19 +130,15 @@ __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
         __syncthreads();
         prefetch(slot == 0 ? kStages - 1 : slot - 1);
         const char* weights = ring + slot * kStageBytes;
-        if constexpr (kWeightParts<T> == 2) {
+        if constexpr (kWeightParts<T> == 2 && !kSingle) {
           // The tensor cores cut the low bits of every sum they carry: short sums are carried
           // there, long ones in float32 registers.
-          if (args.allow_tf32) {
-            tile.template multiply_stage<false>(rows, weights);
-          } else {
-            Tile partial;
-            partial.clear();
-            partial.template multiply_stage<true>(rows, weights);
-            tile.add(partial);
-          }
+          Tile partial;
+          partial.clear();
+          partial.template multiply_stage<true>(rows, weights);
+          tile.add(partial);
         } else {
-          tile.template multiply_stage<true>(rows, weights);
+          tile.template multiply_stage<!kSingle>(rows, weights);
         }
         slot = slot == kStages - 1 ? 0 : slot + 1;
       }
@@ -149,9 +154,9 @@ __global__ void __launch_bounds__(kGemmThreads, kRowFragments == 4 ? 2 : 3)
 }
 
 // ---- Launch ----------------------------------------------------------------------------------
-template <typename T, int kRowFragments, int kColumnGroups>
-cudaError_t launch_gemm_kernel(const GemmDataArguments& args, cudaStream_t stream) {
-  const auto kernel = gemm_data_kernel<T, kRowFragments, kColumnGroups>;
+template <typename T, int kRowFragments, int kColumnGroups, bool kSingle>
+cudaError_t launch_gemm_instance(const GemmDataArguments& args, cudaStream_t stream) {
+  const auto kernel = gemm_data_kernel<T, kRowFragments, kColumnGroups, kSingle>;
   const cudaError_t status = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
   if (status != cudaSuccess) return status;
@@ -162,6 +167,15 @@ cudaError_t launch_gemm_kernel(const GemmDataArguments& args, cudaStream_t strea
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(args.groups * runs));
   kernel<<<grid, kGemmThreads, args.sizes.shared_bytes, stream>>>(args);
   return cudaGetLastError();
+}
+
+template <typename T, int kRowFragments, int kColumnGroups>
+cudaError_t launch_gemm_kernel(const GemmDataArguments& args, cudaStream_t stream) {
+  if constexpr (kWeightParts<T> == 2) {
+    if (args.allow_tf32)
+      return launch_gemm_instance<T, kRowFragments, kColumnGroups, true>(args, stream);
+  }
+  return launch_gemm_instance<T, kRowFragments, kColumnGroups, false>(args, stream);
 }
 
 template <typename T>

@@ -45,9 +45,11 @@ __device__ __forceinline__ void meet_roles() {
   asm volatile("barrier.sync 1, %0;\n" ::"n"(32 * kRoleWarps) : "memory");
 }
 
+// kSingle (float32): one product of TF32 values for one, not three. A branch between the two would
+// spill.
 // With kWarpRoles, eight warps multiply and four do nothing but fill the next tile; the fillers
 // hand their registers over. Else all warps fill, then multiply.
-template <typename T, int kStill, int kMoving, int kTaps, bool kWarpRoles>
+template <typename T, int kStill, int kMoving, int kTaps, bool kWarpRoles, bool kSingle>
 __global__ void __launch_bounds__(
     32 * (kWarpRoles ? kRoleWarps : most_warps(sizeof(T) == 4, kStill * kMoving * kTaps)), 1)
     gemm_grad_weight_kernel(const __grid_constant__ GradWeightArguments args) {
@@ -151,8 +153,8 @@ __global__ void __launch_bounds__(
       for (int64_t index = first; index < last; ++index) {
         meet_roles();
         if (multiplies)
-          multiply_positions<T>(tile, args, shared + stage * sizes.stage_bytes, position_rows,
-                                position_warp, offset);
+          multiply_positions<T, kSingle>(tile, args, shared + stage * sizes.stage_bytes,
+                                         position_rows, position_warp, offset);
         stage ^= 1;
       }
       meet_roles();
@@ -174,8 +176,8 @@ __global__ void __launch_bounds__(
       else
         copy_async_wait<0>();
       __syncthreads();
-      multiply_positions<T>(tile, args, shared + stage * sizes.stage_bytes, position_rows,
-                            position_warp, offset);
+      multiply_positions<T, kSingle>(tile, args, shared + stage * sizes.stage_bytes, position_rows,
+                                     position_warp, offset);
       __syncthreads();
     }
     store_sums<T>(tile, args, job, job_index, split * args.position_warps + position_warp,
@@ -228,11 +230,11 @@ __global__ void __launch_bounds__(32 * kSumWarps)
 }
 
 // ---- Launch ----------------------------------------------------------------------------------
-template <typename T, int kStill, int kMoving, bool kWarpRoles>
-cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStream_t stream) {
+template <typename T, int kStill, int kMoving, bool kWarpRoles, bool kSingle>
+cudaError_t launch_grad_weight_instance(const GradWeightArguments& args, cudaStream_t stream) {
   constexpr int kTaps = taps_per_warp(sizeof(T) == 4, kStill, kMoving);
   if constexpr (kTaps > 0) {
-    const auto kernel = gemm_grad_weight_kernel<T, kStill, kMoving, kTaps, kWarpRoles>;
+    const auto kernel = gemm_grad_weight_kernel<T, kStill, kMoving, kTaps, kWarpRoles, kSingle>;
     cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                               args.sizes.shared_bytes);
     if (status != cudaSuccess) return status;
@@ -247,6 +249,15 @@ cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStrea
     return cudaGetLastError();
   }
   return cudaErrorInvalidValue;
+}
+
+template <typename T, int kStill, int kMoving, bool kWarpRoles>
+cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStream_t stream) {
+  if constexpr (sizeof(T) == 4) {
+    if (args.allow_tf32)
+      return launch_grad_weight_instance<T, kStill, kMoving, kWarpRoles, true>(args, stream);
+  }
+  return launch_grad_weight_instance<T, kStill, kMoving, kWarpRoles, false>(args, stream);
 }
 
 template <typename T>

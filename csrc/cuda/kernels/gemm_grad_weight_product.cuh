@@ -135,8 +135,9 @@ __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const ch
 template <int kFragments>
 constexpr bool is_full = kFragments > 20 && kFragments <= 27;
 
-// All k-steps of one tile that fall to this warp.
-template <typename T, int kStill, int kMoving, int kTaps>
+// All k-steps of one tile that fall to this warp. kSingle (float32): one product of TF32 values for
+// one, not three.
+template <typename T, bool kSingle, int kStill, int kMoving, int kTaps>
 __device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, kTaps>& tile,
                                                    const GradWeightArguments& args,
                                                    const char* stage, const int* position_rows,
@@ -151,7 +152,7 @@ __device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, k
 #pragma unroll(kUnroll)
     for (int step = position_warp; step < steps; step += args.position_warps)
       multiply_step<T, true>(tile, stage, moving, position_rows, step, pitch, offset);
-  } else if (args.allow_tf32) {
+  } else if constexpr (kSingle) {
 #pragma unroll 1
     for (int step = position_warp; step < steps; step += args.position_warps)
       multiply_step<T, false>(tile, stage, moving, position_rows, step, pitch, offset);

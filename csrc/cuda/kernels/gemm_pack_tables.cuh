@@ -10,41 +10,12 @@
 
 namespace convt3d {
 
-constexpr int kGemmWarps = 4;
-constexpr int kGemmThreads = 32 * kGemmWarps;
-constexpr int kUnitBytes = 16;
-constexpr int kStages = 3;
-constexpr int kStageSteps = 4;  // k-steps per stage
-constexpr int kHeaderBytes = 16;
-
 // Copies of the packed weights per k-step: float32 carries a high and a low TF32 half.
 template <typename T>
 constexpr int kWeightParts = sizeof(T) == 4 ? 2 : 1;
 template <typename T>
 constexpr int kUnitElements = kUnitBytes / static_cast<int>(sizeof(T));
 
-struct ColumnTile {
-  int plane[3];  // forward: its block's first planes
-  int channel;   // first result channel in the group
-};
-struct Chunk {
-  int plane[3];    // grad_input: its block's first planes
-  int first_unit;  // of the operand's channels in the group
-  int units;
-  int offset[3];  // coordinates of its row 0 from those of chunk 0
-};
-struct RowPlace {  // an operand row; listed in the order of the operand's coordinates
-  int offset;      // in the operand tensor from row 0 of the tile, elements
-  int dh;          // coordinates from row 0: d * 65536 + h, h as 16 bits
-  int w;
-  int row;  // in the tile
-};
-struct ResultPlace {  // a (position, plane) of the tile, planes of w fastest
-  int offset;         // in the result tensor from position 0 and plane 0, elements
-  int staging;        // in the staging buffer, elements
-  int dh;             // d * 65536 + h
-  int w;
-};
 struct GemmDataTables {
   ColumnTile* columns;   // column_tiles
   Chunk* chunks;         // chunks

@@ -13,19 +13,10 @@
 
 namespace convt3d {
 
-constexpr int kWgmmaUnitBytes = 16;
 template <typename T>
 constexpr int kWgmmaUnitElements = kWgmmaUnitBytes / static_cast<int>(sizeof(T));
 constexpr int kWgmmaThreads = 4 * kWarpgroupThreads;
-constexpr int kConsumerWarps = 8;
-constexpr int kFillWarps = 7;
-constexpr int kFillThreads = 32 * kFillWarps;
 constexpr int kConsumerRegisters = 192, kProducerRegisters = 64;
-
-// Staging of contiguous results: a warp's sums of eight channels, twice. The odd number of 16-byte
-// units from one channel to the next spreads them over all banks.
-constexpr int kStagedChannels = 8;
-constexpr int staging_pitch_words(int words) { return words + 4; }
 
 template <typename T>
 using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
@@ -172,15 +163,7 @@ struct WgmmaShared {
   }
 };
 
-// Must agree with WgmmaShared.
-inline int64_t wgmma_table_bytes(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
-                                 int64_t groups) {
-  return sizes.column_tiles * static_cast<int64_t>(sizeof(ColumnPlace)) +
-         kFillWarps * static_cast<int64_t>(sizeof(WorkItem)) +
-         4 * 2 * 64 * static_cast<int64_t>(plan.blocks) +
-         4 * static_cast<int64_t>(sizes.box.lines) * sizes.box.span_w + 4 * (sizes.taps + 1) +
-         4 * groups * sizes.channel_tiles * plan.columns;
-}
+static_assert(sizeof(ColumnPlace) == kColumnPlaceBytes && sizeof(WorkItem) == kWorkItemBytes);
 
 template <typename T>
 __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaShared& shared) {

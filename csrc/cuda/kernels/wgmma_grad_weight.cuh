@@ -23,6 +23,7 @@
 #include "mma.cuh"
 #include "scalar.cuh"
 #include "wgmma.cuh"
+#include "wgmma_grad_weight.h"
 #include "wgmma_grad_weight_shapes.h"
 
 namespace convt3d {

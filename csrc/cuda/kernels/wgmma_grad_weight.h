@@ -2,60 +2,9 @@
 #pragma once
 
 #include "direct.h"
-#include "wgmma_grad_weight_geometry.h"
+#include "wgmma_grad_weight_sizes.h"
 
 namespace convt3d {
-
-// What the plan decides. A block of threads owns one tap along d, a slice of channels of either
-// operand and a group of tap tiles, and walks over its share of the position tiles.
-struct WgmmaGradWeightPlan {
-  WindowAxis axes[3];    // result: the still operand; operand: the moving one
-  bool input_moves;      // else grad_output moves
-  bool moving_rows;      // the moving operand's channels are rows of the product, else columns
-  int merged;            // taps along w side by side in the moving operand's dimension: 1 to 4
-  int columns;           // of the product: 32, 48, 64, 96 or 128
-  int tap_groups;        // blocks that share the tap tiles
-  int tiles;             // tap tiles per warpgroup
-  bool split_positions;  // the two warpgroups share the positions of a tile, else the tap tiles
-  bool flattened;        // positions (sample, h, w) as one axis with the halo between
-  int samples, tile_h, tile_w;  // positions per tile; several samples only flattened
-  int stages;                   // buffered position tiles
-  int splits;                   // shares of the position tiles
-  double clocks;                // predicted, of one multiprocessor
-};
-
-// The tile of one operand in shared memory: boxes of rows (a position each), `width` 16-byte units
-// of channels side by side; `blocks` of those for all channels of the slice.
-struct ContractionBox {
-  int channels;  // per group
-  int slice;     // channels of a slice
-  int slices;    // per group
-  int width, blocks;
-  int pitch;  // rows from one h to the next
-  int lines;  // per sample
-  int rows;   // padded to whole k-steps and the period of the swizzle
-  int boxes;  // one per pair of planes (h, w); moving: 1
-
-  CONVT3D_HOST_DEVICE int block_bytes() const { return rows * width * 16; }
-  CONVT3D_HOST_DEVICE int bytes() const { return boxes * blocks * block_bytes(); }
-};
-
-// Facts that follow from a problem and a plan.
-struct WgmmaGradWeightSizes {
-  ContractionBox still, moving;
-  int tap_tiles;        // of a tap along d
-  int tiles_per_group;  // of a block
-  int tiles_h, tiles_w, sample_tiles;
-  int steps;  // of 16 positions per tile
-  int stage_bytes, moving_at;
-  int tables_at, barriers_at, shared_bytes;
-  int64_t jobs;             // blocks per split
-  int64_t slots;            // partial results per weight
-  int64_t partials;         // sums of one slot
-  int64_t workspace_bytes;  // 0: results are written directly
-};
-WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
-                                             const WgmmaGradWeightPlan& plan);
 
 // Enqueues the product and, where there are several partial results, their sum in fixed order.
 // `workspace` has workspace_bytes, 16-byte aligned. For kFloat16 and kBFloat16 on compute

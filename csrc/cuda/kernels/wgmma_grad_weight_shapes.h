@@ -1,8 +1,6 @@
 // The instances of the WGMMA grad_weight kernel: columns x tiles / 2 sums per thread, at most 160.
 #pragma once
 
-#include "wgmma_grad_weight.h"
-
 namespace convt3d {
 
 struct WgmmaGradWeightShape {

@@ -3,7 +3,7 @@
 // that leave through shared memory need more registers: there four blocks of 128 sums would spill.
 #pragma once
 
-#include "wgmma_data.h"
+#include "wgmma_data_sizes.h"
 
 namespace convt3d {
 

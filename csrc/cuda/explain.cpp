@@ -1,0 +1,321 @@
+#include "explain.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <optional>
+#include <vector>
+
+#include "plan_grad_weight.h"
+#include "plan_wgmma.h"
+#include "plan_wgmma_grad_weight.h"
+
+namespace convt3d {
+namespace {
+
+// ---- JSON --------------------------------------------------------------------------------------
+std::string quoted(const char* text) { return '"' + std::string(text) + '"'; }
+std::string text_of(bool value) { return value ? "true" : "false"; }
+std::string text_of(int64_t value) { return std::to_string(value); }
+std::string text_of(int value) { return std::to_string(value); }
+std::string text_of(const char* value) { return quoted(value); }
+std::string text_of(double value) {
+  char buffer[32];
+  std::snprintf(buffer, sizeof(buffer), "%.10g", value);
+  return buffer;
+}
+std::string text_of(const std::array<int, 3>& values) {
+  return '[' + text_of(values[0]) + ", " + text_of(values[1]) + ", " + text_of(values[2]) + ']';
+}
+
+class Facts {
+ public:
+  template <typename Value>
+  Facts& add(const char* name, const Value& value) {
+    text_ += (text_.empty() ? "" : ", ") + quoted(name) + ": " + text_of(value);
+    return *this;
+  }
+  std::string text() const { return '{' + text_ + '}'; }
+
+ private:
+  std::string text_;
+};
+
+std::string list_of(const std::vector<std::string>& items) {
+  std::string text;
+  for (const std::string& item : items) text += (text.empty() ? "" : ", ") + item;
+  return '[' + text + ']';
+}
+
+// ---- Facts of plans ----------------------------------------------------------------------------
+Pass pass_of(const PlanRequest& request) {
+  return request.kind == Operator::kForward ? Pass::kForward : Pass::kGradInput;
+}
+
+// All begin alike. items: pieces of work; blocks: of threads, in the grid; waves: rounds that a
+// multiprocessor, or one of the blocks that it runs together, goes through.
+Facts common_facts(double clocks, const std::array<int, 3>& tile, int64_t items, int64_t blocks,
+                   int64_t places, int stages, int chunks, int splits) {
+  Facts facts;
+  facts.add("clocks", clocks)
+      .add("tile", tile)
+      .add("items", items)
+      .add("blocks", blocks)
+      .add("waves", (items + places - 1) / places)
+      .add("stages", stages)
+      .add("chunks", chunks)
+      .add("splits", splits);
+  return facts;
+}
+
+std::string facts_of(const PlanRequest& request, bool result_channels_last,
+                     const WgmmaDataPlan& plan) {
+  const WgmmaDataSizes sizes =
+      wgmma_data_sizes(request.problem, pass_of(request), result_channels_last, plan);
+  const int64_t places = request.device.multiprocessors;
+  return common_facts(plan.clocks, {plan.segment, plan.tile_h, plan.tile_w}, sizes.items,
+                      std::min(sizes.items, places), places, plan.weight_slots, sizes.chunks, 1)
+      .add("columns", plan.columns)
+      .add("w_planes", plan.w_planes)
+      .add("row_blocks", plan.blocks)
+      .add("flattened", plan.flattened)
+      .add("side_by_side", plan.side_by_side)
+      .add("samples", plan.samples)
+      .add("column_parts", plan.column_parts)
+      .add("column_tiles", sizes.column_tiles)
+      .add("chunk_units", plan.chunk_units)
+      .add("stage_units", plan.stage_units)
+      .add("box_slots", plan.box_slots)
+      .add("weights_resident", sizes.resident)
+      .add("fill", plan.element_fill ? "elements" : "tma")
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", sizes.packed_bytes)
+      .add("workspace_bytes", 0)
+      .text();
+}
+
+std::string facts_of(const PlanRequest& request, const GemmDataPlan& plan, double clocks) {
+  const GemmDataSizes sizes =
+      gemm_data_sizes(request.problem, pass_of(request), request.type, plan);
+  int64_t items = request.problem.batch * request.problem.groups *
+                  ((sizes.column_tiles + plan.columns_per_block - 1) / plan.columns_per_block);
+  std::array<int, 3> tile, plane_block;
+  for (int a = 0; a < 3; ++a) {
+    items *= plan.axes[a].tiles();
+    tile[a] = plan.axes[a].tile;
+    plane_block[a] = plan.axes[a].plane_block;
+  }
+  const int resident = resident_blocks(sizes, request.device);
+  return common_facts(clocks, tile, items, items, request.device.multiprocessors * resident,
+                      kStages, sizes.chunks, 1)
+      .add("row_fragments", plan.row_fragments)
+      .add("column_groups", plan.column_groups)
+      .add("channels_per_tile", plan.channels_per_tile)
+      .add("plane_block", plane_block)
+      .add("columns_per_block", plan.columns_per_block)
+      .add("column_tiles", sizes.column_tiles)
+      .add("chunk_units", plan.chunk_units)
+      .add("resident_blocks", resident)
+      .add("fill", plan.asynchronous_fill ? "async" : "elements")
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", sizes.scratch_bytes)
+      .add("workspace_bytes", 0)
+      .text();
+}
+
+const char* name_of(TileFill fill) {
+  switch (fill) {
+    case TileFill::kAsync:
+      return "async";
+    case TileFill::kQuads:
+      return "quads";
+    case TileFill::kPairs:
+      return "pairs";
+    case TileFill::kElements:
+      return "elements";
+  }
+  return "";
+}
+
+std::string facts_of(const PlanRequest& request, const GemmGradWeightPlan& plan, double clocks) {
+  const GemmGradWeightSizes sizes = gemm_grad_weight_sizes(request.problem, request.type, plan);
+  const int resident = resident_blocks(request.type, plan, sizes, request.device);
+  const int64_t items = sizes.jobs * plan.splits;
+  return common_facts(clocks, {plan.axes[0].tile, plan.axes[1].tile, plan.axes[2].tile}, items,
+                      items, request.device.multiprocessors * resident, plan.stages, 1, plan.splits)
+      .add("still_operand", plan.mirrored ? "grad_output" : "input")
+      .add("still_fragments", plan.still_fragments)
+      .add("moving_fragments", plan.moving_fragments)
+      .add("taps_per_warp", plan.taps)
+      .add("tap_warps", plan.tap_warps)
+      .add("position_warps", plan.position_warps)
+      .add("warp_roles", plan.warp_roles)
+      .add("resident_blocks", resident)
+      .add("still_fill", name_of(plan.still_fill))
+      .add("moving_fill", name_of(plan.moving_fill))
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", 0)
+      .add("workspace_bytes", sizes.workspace_bytes)
+      .text();
+}
+
+std::string facts_of(const PlanRequest& request, const WgmmaGradWeightPlan& plan, double clocks) {
+  const WgmmaGradWeightSizes sizes = wgmma_grad_weight_sizes(request.problem, plan);
+  const int64_t items = sizes.jobs * plan.splits;
+  return common_facts(clocks, {1, plan.tile_h, plan.tile_w}, items, items,
+                      request.device.multiprocessors, plan.stages, 1, plan.splits)
+      .add("still_operand", plan.input_moves ? "grad_output" : "input")
+      .add("rows", plan.moving_rows == plan.input_moves ? "input" : "grad_output")
+      .add("columns", plan.columns)
+      .add("merged_taps", plan.merged)
+      .add("tap_groups", plan.tap_groups)
+      .add("tap_tiles_per_warpgroup", plan.tiles)
+      .add("split_positions", plan.split_positions)
+      .add("flattened", plan.flattened)
+      .add("samples", plan.samples)
+      .add("fill", "tma")
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", 0)
+      .add("workspace_bytes", sizes.workspace_bytes)
+      .text();
+}
+
+// ---- The engines -------------------------------------------------------------------------------
+struct Verdict {
+  const char* refusal = nullptr;  // nullptr: takes the call
+  std::optional<std::string> plan;
+  std::vector<std::string> alternatives;
+};
+
+struct Operands {
+  TensorPointer operand, result;     // forward, grad_input
+  TensorPointer grad_output, input;  // grad_weight
+};
+
+// Dense tensors that start on every boundary, as those of PyTorch's allocator do.
+Operands operands_of(const PlanRequest& request) {
+  const Problem& problem = request.problem;
+  const auto dense = [](const Sizes& size, bool channels_last) {
+    TensorPointer pointer{};
+    const Sizes strides = dense_strides(size, channels_last);
+    std::copy_backward(strides.begin(), strides.end(), pointer.stride.end());
+    return pointer;
+  };
+  const Sizes input = problem.input_size(), output = problem.output_size();
+  const Sizes& operand = request.kind == Operator::kForward ? input : output;
+  const Sizes& result = request.kind == Operator::kForward ? output : input;
+  const auto suggests = [&](const Sizes& size) {
+    return suggests_channels_last_3d(size, dense_strides(size, request.channels_last));
+  };
+  return {dense(operand, request.channels_last),
+          dense(result, suggests(operand) || suggests(problem.weight_size())),
+          dense(output, request.channels_last), dense(input, request.channels_last)};
+}
+
+Verdict explain_wgmma_data(const PlanRequest& request, const Operands& operands) {
+  const bool channels_last = operands.result.stride[1] < operands.result.stride[4];
+  const auto plan = [&](bool even_if_slow, Alternatives<WgmmaDataPlan>* alternatives = nullptr) {
+    return plan_wgmma_data(request.problem, pass_of(request), request.type, operands.operand,
+                           operands.result, request.allow_tf32, request.device, even_if_slow,
+                           alternatives);
+  };
+  Verdict verdict;
+  const auto worthwhile = plan(false);
+  verdict.refusal = worthwhile.refusal();
+  const auto possible = worthwhile ? worthwhile : plan(true);
+  if (possible) verdict.plan = facts_of(request, channels_last, *possible);
+  if (request.alternatives && possible) {
+    Alternatives<WgmmaDataPlan> found;
+    plan(true, &found);
+    for (const auto& [kind, alternative] : found.all()) {
+      WgmmaDataPlan costed = alternative.plan;
+      costed.clocks = alternative.clocks;
+      verdict.alternatives.push_back(facts_of(request, channels_last, costed));
+    }
+  }
+  return verdict;
+}
+
+// The engines whose plan says everything.
+template <typename Plan, typename Search>
+Verdict verdict_of(const PlanRequest& request, Search&& search) {
+  Verdict verdict;
+  const Planned<Plan> planned = search(static_cast<Alternatives<Plan>*>(nullptr));
+  verdict.refusal = planned.refusal();
+  if (planned) verdict.plan = facts_of(request, *planned, planned.clocks());
+  if (request.alternatives && planned) {
+    Alternatives<Plan> found;
+    search(&found);
+    for (const auto& [kind, alternative] : found.all())
+      verdict.alternatives.push_back(facts_of(request, alternative.plan, alternative.clocks));
+  }
+  return verdict;
+}
+
+Verdict explain_wgmma_grad_weight(const PlanRequest& request, const Operands& operands) {
+  const auto plan = [&](bool even_if_slow, Alternatives<WgmmaGradWeightPlan>* alternatives) {
+    return plan_wgmma_grad_weight(request.problem, request.type, operands.grad_output,
+                                  operands.input, request.device, even_if_slow, alternatives);
+  };
+  const auto worthwhile = plan(false, nullptr);
+  Verdict verdict = verdict_of<WgmmaGradWeightPlan>(
+      request,
+      [&](Alternatives<WgmmaGradWeightPlan>* alternatives) { return plan(true, alternatives); });
+  verdict.refusal = worthwhile.refusal();
+  return verdict;
+}
+
+Verdict explain_gemm_data(const PlanRequest& request, const Operands& operands) {
+  return verdict_of<GemmDataPlan>(request, [&](Alternatives<GemmDataPlan>* alternatives) {
+    return plan_gemm_data(request.problem, pass_of(request), request.type, operands.operand,
+                          operands.result, request.device, alternatives);
+  });
+}
+
+Verdict explain_gemm_grad_weight(const PlanRequest& request, const Operands& operands) {
+  return verdict_of<GemmGradWeightPlan>(
+      request, [&](Alternatives<GemmGradWeightPlan>* alternatives) {
+        return plan_gemm_grad_weight(request.problem, request.type, operands.grad_output,
+                                     operands.input, request.device, alternatives);
+      });
+}
+
+// Takes everything; has no cost model.
+Verdict explain_direct(const PlanRequest&, const Operands&) { return {}; }
+
+struct Engine {
+  const char* name;
+  Verdict (*explain)(const PlanRequest& request, const Operands& operands);
+};
+
+// In the order of the tables of engines.cpp.
+constexpr Engine kDataEngines[] = {
+    {"wgmma", explain_wgmma_data}, {"gemm", explain_gemm_data}, {"direct", explain_direct}};
+constexpr Engine kGradWeightEngines[] = {{"wgmma", explain_wgmma_grad_weight},
+                                         {"gemm", explain_gemm_grad_weight},
+                                         {"direct", explain_direct}};
+
+}  // namespace
+
+std::string explain(const PlanRequest& request) {
+  const bool data = request.kind != Operator::kGradWeight;
+  const std::vector<Engine> engines =
+      data ? std::vector<Engine>(std::begin(kDataEngines), std::end(kDataEngines))
+           : std::vector<Engine>(std::begin(kGradWeightEngines), std::end(kGradWeightEngines));
+  const Operands operands = operands_of(request);
+  std::vector<std::string> entries;
+  bool chosen = false;
+  for (const Engine& engine : engines) {
+    const Verdict verdict = engine.explain(request, operands);
+    const bool takes = verdict.refusal == nullptr;
+    entries.push_back("{\"engine\": " + quoted(engine.name) +
+                      ", \"chosen\": " + text_of(takes && !chosen) +
+                      ", \"refusal\": " + (takes ? "null" : quoted(verdict.refusal)) +
+                      ", \"plan\": " + verdict.plan.value_or("null") +
+                      ", \"alternatives\": " + list_of(verdict.alternatives) + '}');
+    chosen = chosen || takes;
+  }
+  return list_of(entries);
+}
+
+}  // namespace convt3d

@@ -1,0 +1,87 @@
+#include "wgmma_data_sizes.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace convt3d {
+namespace {
+
+int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Must agree with WgmmaShared (wgmma_data_tables.cuh).
+int64_t wgmma_table_bytes(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, int64_t groups) {
+  return sizes.column_tiles * kColumnPlaceBytes + kFillWarps * kWorkItemBytes +
+         4 * 2 * 64 * static_cast<int64_t>(plan.blocks) +
+         4 * static_cast<int64_t>(sizes.box.lines) * sizes.box.span_w + 4 * (sizes.taps + 1) +
+         4 * groups * sizes.channel_tiles * plan.columns;
+}
+
+}  // namespace
+
+WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_channels_last,
+                                const WgmmaDataPlan& plan) {
+  const bool forward = pass == Pass::kForward;
+  const int64_t operand_channels =
+      forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
+  const int64_t result_channels =
+      forward ? problem.out_channels_per_group() : problem.in_channels_per_group();
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  WgmmaDataSizes sizes{};
+  const auto ceil_div = [](int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); };
+  sizes.units = ceil_div(operand_channels, plan.unit_elements);
+  sizes.chunks = ceil_div(sizes.units, plan.chunk_units);
+  sizes.channel_tiles = ceil_div(result_channels, plan.columns);
+  sizes.column_tiles =
+      sizes.channel_tiles * d.planes * h.planes * (plan.w_planes > 1 ? 1 : w.planes);
+  sizes.sample_tiles = ceil_div(problem.batch, plan.samples);
+  sizes.tiles_h = ceil_div(h.positions, plan.tile_h);
+  sizes.tiles_w = ceil_div(w.positions, plan.tile_w);
+  sizes.segments = ceil_div(d.positions, plan.segment);
+  sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan), plan.samples);
+  sizes.box_bytes = sizes.box.bytes() * (plan.chunk_units / sizes.box.width);
+  sizes.pairs = sizes.box.span_w / 2 + 1;
+  sizes.pair_rows = kFillThreads / sizes.pairs;
+  sizes.pair_rest = kFillThreads % sizes.pairs;
+  sizes.stage_bytes = plan.stage_units * plan.columns * kWgmmaUnitBytes;
+  for (const WindowAxis& axis : plan.axes)
+    for (int plane = 0; plane < axis.planes; ++plane)
+      sizes.empty_planes = sizes.empty_planes || axis.taps_of(plane) == 0;
+  sizes.taps = d.taps() * h.taps() * w.taps();
+  sizes.stages = static_cast<int64_t>(sizes.channel_tiles) * sizes.chunks * sizes.taps *
+                 (plan.chunk_units / plan.stage_units);
+  sizes.resident =
+      problem.groups == 1 && plan.column_parts == 1 && sizes.stages <= plan.weight_slots;
+
+  const int group_rows = 64 * plan.blocks;
+  const int64_t staging_bytes =
+      result_channels_last
+          ? 0
+          : int64_t{4} * kConsumerWarps * 2 * kStagedChannels *
+                staging_pitch_words(64 * plan.blocks * plan.w_planes / plan.unit_elements);
+  int64_t at = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes;
+  const auto place = [&at](int64_t bytes) {
+    at = round_up(at, 128);
+    const int64_t begin = at;
+    at += bytes;
+    return static_cast<int>(begin);
+  };
+  sizes.weights_at = place(static_cast<int64_t>(plan.weight_slots) * sizes.stage_bytes);
+  sizes.staging_at = place(staging_bytes);
+  sizes.tables_at = place(wgmma_table_bytes(plan, sizes, problem.groups));
+  sizes.barriers_at = place(8 * (2 * plan.box_slots + 2 * plan.weight_slots));
+  // Flattened tiles read rows past a box's end (and never store what they make of them): there must
+  // be memory.
+  const int64_t reach = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes +
+                        2 * group_rows * sizes.box.width * kWgmmaUnitBytes;
+  at = std::max(at, reach);
+  sizes.shared_bytes =
+      at > std::numeric_limits<int>::max() ? std::numeric_limits<int>::max() : static_cast<int>(at);
+  sizes.items = sizes.sample_tiles * problem.groups * sizes.segments * plan.column_parts *
+                static_cast<int64_t>(sizes.tiles_h) * sizes.tiles_w;
+  sizes.packed_bytes = problem.groups * sizes.stages * sizes.stage_bytes;
+  return sizes;
+}
+
+}  // namespace convt3d

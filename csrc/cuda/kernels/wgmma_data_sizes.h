@@ -1,0 +1,71 @@
+// The plan of wgmma_data and what follows from it. No CUDA headers: plans are made without a GPU.
+#pragma once
+
+#include "tensors.h"
+#include "wgmma_geometry.h"
+
+namespace convt3d {
+
+constexpr int kWgmmaUnitBytes = 16;
+constexpr int kConsumerWarps = 8;
+constexpr int kFillWarps = 7;
+constexpr int kFillThreads = 32 * kFillWarps;
+
+// Staging of contiguous results: a warp's sums of eight channels, twice. The odd number of 16-byte
+// units from one channel to the next spreads them over all banks.
+constexpr int kStagedChannels = 8;
+constexpr int staging_pitch_words(int words) { return words + 4; }
+
+// Of the structures in shared memory that tables are made of.
+constexpr int64_t kColumnPlaceBytes = 16, kWorkItemBytes = 36;
+
+// What the plan decides. A block of threads owns a tile of positions in (h, w), of small images
+// those of several samples, and walks along d; each of its two consumer warpgroups owns kBlocks x
+// 64 of them.
+struct WgmmaDataPlan {
+  WindowAxis axes[3];
+  int unit_elements;  // of 16 bytes: 8, or 4 for float32
+  int columns;        // result channels of a column tile, padded: 16, 32, 48, 64, 96 or 128
+  int w_planes;       // result planes along w in a column tile: 1, or all of them
+  int blocks;         // 64-row blocks per warpgroup: 1, 2 or 4
+  bool flattened;     // positions: h and w as one axis with the halo between; else 8 x 8 squares
+  bool side_by_side;  // squares: the second warpgroup lies beside the first, else below
+  int tile_h, tile_w;
+  int samples;        // more than one: flattened tiles of whole images, one behind the other
+  int segment;        // positions along d per work item
+  double clocks;      // predicted, of one multiprocessor
+  int column_parts;   // work items that share the column tiles of a tile
+  int chunk_units;    // 16-byte units of operand channels in shared memory at once
+  int stage_units;    // of a weight stage: 2, 4, 6 or 8, divides chunk_units
+  int box_slots;      // boxes in shared memory
+  int weight_slots;   // weight stages in shared memory
+  bool element_fill;  // operand read element by element; else by the copy engine (TMA)
+};
+
+// 16-byte units of channels side by side in a row of a box: as many as a stage has, or one step's.
+constexpr int box_width(const WgmmaDataPlan& plan) {
+  return plan.stage_units == 6 ? 2 : plan.stage_units;
+}
+
+// Facts that follow from a problem and a plan.
+struct WgmmaDataSizes {
+  int units, chunks;  // of operand channels per group
+  int channel_tiles;  // per group
+  int column_tiles;   // per group
+  int sample_tiles, tiles_h, tiles_w, segments;
+  BoxShape box;
+  int box_bytes, stage_bytes;
+  int pairs;                 // of neighbours along w that cover a line of a box
+  int pair_rows, pair_rest;  // the filling threads as lines of pairs, and what remains
+  bool empty_planes;         // some result plane has no tap
+  int taps;                  // of the kernel
+  int64_t stages;            // weight stages of one group
+  bool resident;             // every stage has its own slot
+  int weights_at, staging_at, tables_at, barriers_at, shared_bytes;
+  int64_t items;
+  int64_t packed_bytes;
+};
+WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_channels_last,
+                                const WgmmaDataPlan& plan);
+
+}  // namespace convt3d

@@ -1,0 +1,226 @@
+"""`python -m convt3d plan`: shapes it reads, plans it finds, what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from cases import BY_NAME, OPERATORS, call, make_tensors
+from convt3d import __main__
+from convt3d import plan as plans
+from convt3d.bench.cases import PUBLIC, Case, parse_shape, select
+from convt3d.bench.problem import LAYOUTS
+
+H200, A100 = plans.GPUS["h200"], plans.GPUS["a100"]
+DTYPES = ("bf16", "fp16", "tf32", "fp32", "fp64")
+FACTS = {"clocks", "tile", "items", "blocks", "waves", "stages", "chunks", "splits"}
+FACTS |= {"shared_bytes", "packed_bytes", "workspace_bytes"}
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert __main__.main(["plan", "--gpu", "h200", *words]) == 0
+    return capsys.readouterr().out
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    return json.loads(run(capsys, *words, "--json"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ("1,2 -> 3, k=2", "the input '1,2' has 2 sizes"),
+        ("2,64,8,8,8 -> 32", "the kernel size is missing"),
+        ("2,64,8,8,8 -> 32, k=2, q=1", "unknown option 'q=1'"),
+        ("2,64,8,8,8 -> 32, k=2x2", "one number or three"),
+        ("2,64,8,8,8 -> 32, k=2, k=3", "option k is given twice"),
+        ("2,64,8,8,8 -> 32, k=2, g=3", "divisible by groups=3"),
+        ("2,64,8,8,8 -> 32, k=2, op=1", "output padding must be below"),
+        ("2,64,8,8,8 -> 32, k=2, p=9", "too small"),
+        ("nnunet_46", "no case, group or glob 'nnunet_46'; near it: nnunet_64"),
+        ("", "name a shape or a case"),
+    ],
+)
+def test_what_is_no_shape(shape: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["plan", shape]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.startswith("python -m convt3d plan: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", [("--dtype", "int8"), ("--layout", "any"), ("--gpu", "v100")])
+def test_unknown_choice(option: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main(["plan", "nnunet_64", *option])
+    assert stopped.value.code == 2
+    assert f"invalid choice: '{option[1]}'" in capsys.readouterr().err
+
+
+def test_shape_is_read_with_and_without_equals() -> None:
+    long = parse_shape("2,64,8,9,10 -> 32, k=3x5x7, s=2, p=1x2x3, op=1, d=1, g=4")
+    assert long == parse_shape("2,64,8,9,10 -> 32 k3x5x7 s2 p1x2x3 op1 d1 g4")
+    assert (long.kernel, long.padding, long.groups) == ((3, 5, 7), (1, 2, 3), 4)
+
+
+def check_plan(found: dict[str, Any], gpu: plans.Gpu) -> None:
+    multiprocessors, per_block, _, has_wgmma = gpu.limits
+    chosen = [entry for entry in found["engines"] if entry["chosen"]]
+    assert [entry["engine"] for entry in chosen] == [found["engine"]]
+    assert found["engines"][-1]["engine"] == "direct"
+    before = found["engines"][: found["engines"].index(chosen[0])]
+    assert all(entry["refusal"] and entry["refusal"] in entry["reason"] for entry in before)
+    names = [entry["engine"] for entry in found["engines"] if entry["plan"]]
+    assert has_wgmma or "wgmma" not in names
+    for entry in (*found["engines"], *found.get("alternatives", ())):
+        facts = entry["plan"]
+        if facts is None:
+            assert entry["predicted_ms"] is None
+            continue
+        assert facts.keys() >= FACTS
+        assert 0 < facts["shared_bytes"] <= per_block
+        assert 0 <= facts["workspace_bytes"] <= 64 << 20
+        assert min(*facts["tile"], facts["items"], facts["waves"], facts["stages"]) >= 1
+        assert facts["blocks"] <= facts["items"]
+        resident = facts.get("resident_blocks", 1)
+        assert facts["waves"] == math.ceil(facts["items"] / (multiprocessors * resident))
+        assert entry["predicted_ms"] == pytest.approx(
+            facts["clocks"] / gpu.clock_mhz / 1e3, abs=1e-6
+        )
+        assert entry["predicted_ms"] > 0
+
+
+@pytest.mark.parametrize("gpu", [H200, A100], ids=["h200", "a100"])
+@pytest.mark.parametrize("case", PUBLIC, ids=lambda case: case.name)
+def test_every_public_case_has_plans(case: Case, gpu: plans.Gpu) -> None:
+    for dtype in DTYPES:
+        for layout in LAYOUTS:
+            for operator in OPERATORS:
+                found = plans.plan(case, dtype, layout, operator, gpu)
+                check_plan(found, gpu)
+                assert (
+                    found["engine"] == "direct" if dtype == "fp64" else found["engine"] != "direct"
+                )
+                assert plans.report(found)
+                assert plans.plan(case, dtype, layout, operator, gpu) == found
+
+
+def test_wgmma_needs_its_gpu() -> None:
+    """The same problem on a GPU that has it and on one that has not."""
+    case = select(["nnunet_64"])[0]
+    for layout in LAYOUTS:
+        assert plans.plan(case, "bf16", layout, "forward", H200)["engine"] == "wgmma"
+        found = plans.plan(case, "bf16", layout, "forward", A100)
+        assert found["engine"] == "gemm"
+        assert "refused, because the GPU or this build has no WGMMA" in plans.report(found)
+
+
+def test_alternatives_are_sorted_and_hold_the_plan() -> None:
+    case = select(["monai_64"])[0]
+    for operator in OPERATORS:
+        found = plans.plan(case, "fp16", "contiguous", operator, H200, alternatives=True)
+        check_plan(found, H200)
+        times = [entry["predicted_ms"] for entry in found["alternatives"]]
+        assert times == sorted(times) and len(times) > 10
+        assert [e["plan"] for e in found["alternatives"] if e["chosen"]] == [found["plan"]]
+        plain = plans.plan(case, "fp16", "contiguous", operator, H200)
+        assert plain == {key: value for key, value in found.items() if key != "alternatives"}
+
+
+def test_batch_changes_neither_engine_nor_chunks() -> None:
+    """What decides the order of sums must not depend on the rest of the batch."""
+    for name in ("kb2_77", "video_256", "kb2_26", "gan_512"):
+        case = select([name])[0]
+        for operator in ("forward", "grad_input"):
+            orders = set()
+            for batch in (1, 3, 32):
+                other = parse_shape(f"{batch},{case.shape.partition(',')[2]}")
+                found = plans.plan(other, "bf16", "channels_last_3d", operator, H200)
+                facts = found["plan"]
+                orders.add((found["engine"], *(facts.get(k) for k in ("stage_units",))))
+            assert len(orders) == 1, name
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--layout", "contiguous", "--pass", "forward", "--dtype", "bf16")
+    (found,) = run_json(capsys, "nnunet_64", *words)
+    kept = ("case", "shape", "dtype", "layout", "pass", "gpu", "engine")
+    assert [found[key] for key in kept] == [
+        *("nnunet_64", "2,64,64,64,64 -> 32 k2 s2", "bf16", "contiguous", "forward"),
+        *("NVIDIA H200", "wgmma"),
+    ]
+    assert found["floor"]["bound"] == "memory"
+    # Input, output and weight once, in two bytes each, at the H200's rate of copying.
+    elements = 2 * 64 * 64**3 + 2 * 32 * 128**3 + 64 * 32 * 8
+    assert found["floor"]["ms"] == pytest.approx(2 * elements / 4255.75e6, abs=1e-6)
+    # 64 x 32 x 8 weights in two bytes, none of them padding.
+    assert found["plan"]["packed_bytes"] == 2 * 64 * 32 * 8
+    assert (found["plan"]["splits"], found["plan"]["workspace_bytes"]) == (1, 0)
+    assert [entry["engine"] for entry in found["engines"]] == ["wgmma", "gemm", "direct"]
+
+
+def test_text(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = "2,64,64,64,64 -> 32, k=2, s=2"
+    text = run(capsys, shape)
+    assert text.startswith("2,64,64,64,64 -> 32 k2 s2, bf16, NVIDIA H200\nfloor 0.0789 ms")
+    for operator in OPERATORS:
+        for layout in LAYOUTS:
+            assert f"\n{operator}, {layout}: " in text
+    assert "wgmma: predicted" in text and "the first of wgmma, gemm, direct that takes" in text
+    assert text.count("direct: no cost model; not asked: ") == 6
+    assert len(run(capsys, shape, "--all").splitlines()) > len(text.splitlines()) + 20
+    doubles = run(capsys, shape, "--dtype", "fp64")
+    assert doubles.count(": direct: no cost model, no tiles") == 6
+    assert "refused, because tensor cores have no products of this dtype" in doubles
+
+
+def test_operator_refuses_what_it_does_not_know() -> None:
+    def planned(
+        operator: str = "forward", dtype: str = "float16", device: tuple = H200.limits
+    ) -> str:
+        geometry = ([1, 1, 1], [0, 0, 0], [0, 0, 0], 1, [1, 1, 1])
+        sizes = ([1, 8, 4, 4, 4], [8, 8, 3, 3, 3])
+        options = {"channels_last": False, "tf32": False, "alternatives": False}
+        return torch.ops.convt3d._plan(operator, dtype, *sizes, *geometry, device=device, **options)
+
+    assert json.loads(planned())
+    with pytest.raises(RuntimeError, match="'backward' is none of forward, grad_input"):
+        planned(operator="backward")
+    with pytest.raises(RuntimeError, match="'int8' is none of float16, "):
+        planned(dtype="int8")
+    with pytest.raises(RuntimeError, match="a device is four numbers, not 1"):
+        planned(device=(132,))
+
+
+@pytest.mark.gpu
+def test_present_gpu() -> None:
+    gpu = plans.present_gpu("bf16")
+    assert gpu is not None
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    assert gpu.name == properties.name
+    assert gpu.limits[0] == properties.multi_processor_count
+    assert gpu.limits[3] == int((properties.major, properties.minor) == (9, 0))
+    if "H200" in gpu.name:
+        assert gpu == plans.Gpu(gpu.name, H200.limits, H200.clock_mhz, H200.copy_gbs, H200.tflops)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["nnunet_320", "kb72", "gan_512", "stereo_64"])
+@pytest.mark.parametrize("dtype", ["bf16", "tf32", "fp32", "fp64"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_planned_engine_is_the_one_that_runs(name: str, dtype: str, layout: str) -> None:
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if dtype == "tf32" else "ieee"
+    gpu = plans.present_gpu(dtype)
+    assert gpu is not None
+    case = BY_NAME[name]
+    tensors = make_tensors(case, getattr(torch, plans._DTYPES[dtype]), "cuda", layout)
+    for operator in OPERATORS:
+        engine = plans.plan(select([name])[0], dtype, layout, operator, gpu)["engine"]
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            call(operator, tensors, case)
+            torch.cuda.synchronize()
+        kernels = " ".join(event.key for event in profile.key_averages())
+        found = {word for word in ("wgmma", "gemm", "direct") if f"::{word}_" in kernels}
+        assert found == {engine}, kernels
