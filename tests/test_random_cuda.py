@@ -28,6 +28,11 @@ def random_case(rng: random.Random, name: str) -> Case:
         groups = rng.choice([1, 1, 1, 1, 2, 3])
         channels = [8, 16, 24, 32, 48, 64, 72, 128, rng.randint(1, 80)]
         in_channels, out_channels = (groups * rng.choice(channels) for _ in range(2))
+        depthwise = rng.random() < 0.15
+        if depthwise:
+            groups = rng.choice([2, 8, 24, 32, 64, rng.randint(2, 70)])
+            per_group = rng.choice([(1, 1), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2)])
+            in_channels, out_channels = groups * per_group[0], groups * per_group[1]
         if rng.random() < 0.4:
             kernel = (rng.choice([1, 2, 3, 4, 5]),) * 3
             stride, dilation = (rng.choice([1, 2, 2, 3, 4]),) * 3, (1, 1, 1)
@@ -36,6 +41,10 @@ def random_case(rng: random.Random, name: str) -> Case:
                 (rng.choice(choices), rng.choice(choices), rng.choice(choices))
                 for choices in ([1, 2, 3, 3, 4, 5], [1, 1, 2, 2, 3, 4], [1, 1, 1, 2, 3])
             )
+        padding = tuple(rng.randint(0, 4) for _ in range(3))
+        if depthwise and rng.random() < 0.5:  # the taps that have kernels of their own
+            k, s, p = rng.choice([(3, 1, 1), (2, 2, 0), (3, 2, 1), (4, 2, 1), (5, 2, 2)])
+            kernel, stride, padding, dilation = (k,) * 3, (s,) * 3, (p,) * 3, (1, 1, 1)
         sizes = [1, 2, 5, 8, 16, rng.randint(1, 20)]
         if rng.random() < 0.5:
             sizes = [8, 9, 16, 17, 24, 33, rng.randint(6, 40)]
@@ -48,7 +57,7 @@ def random_case(rng: random.Random, name: str) -> Case:
             size,
             kernel,
             stride,
-            tuple(rng.randint(0, 4) for _ in range(3)),
+            padding,
             tuple(rng.randint(0, max(s, d) - 1) for s, d in zip(stride, dilation, strict=True)),
             groups,
             dilation,

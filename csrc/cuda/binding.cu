@@ -12,10 +12,12 @@
 #include <string>
 
 #include "../operators.h"
+#include "kernels/depthwise.h"
 #include "kernels/direct.h"
 #include "kernels/gemm_data.h"
 #include "kernels/gemm_grad_weight.h"
 #include "plan.h"
+#include "plan_depthwise.h"
 #include "plan_grad_weight.h"
 #include "plan_wgmma.h"
 #include "precision.h"
@@ -100,6 +102,11 @@ Tensor run_data_pass(const Problem& problem, Pass pass, const Tensor& operand, c
       bias ? VectorPointer{bias->data_ptr(), bias->stride(0)} : VectorPointer{nullptr, 0};
   if (result.numel() == 0) return result;
 
+  if (const std::optional<DepthwisePlan> plan = plan_depthwise_data(problem, pass, type)) {
+    STD_CUDA_CHECK(launch_depthwise_data(problem, pass, type, *plan, operand_pointer,
+                                         weight_pointer, bias_pointer, result_pointer, stream));
+    return result;
+  }
   const Device limits = limits_of(device);
   const bool allow_tf32 = allows_tf32(operand);
   const bool channels_last = result_pointer.stride[1] < result_pointer.stride[4];

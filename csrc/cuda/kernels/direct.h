@@ -4,34 +4,10 @@
 
 #include <cuda_runtime_api.h>
 
-#include <array>
-#include <cstdint>
-
 #include "../../geometry.h"
+#include "tensor_pointer.h"
 
 namespace convt3d {
-
-enum class DataType {
-  kFloat16,
-  kBFloat16,
-  kFloat32,
-  kFloat64,
-  kComplex32,
-  kComplex64,
-  kComplex128,
-};
-
-// An activation (batch, channel, depth, height, width) or a weight (in_channels,
-// out_channels / groups, depth, height, width); strides in elements.
-struct TensorPointer {
-  void* data;
-  std::array<int64_t, 5> stride;
-};
-
-struct VectorPointer {
-  const void* data;  // nullptr: none
-  int64_t stride;
-};
 
 // Each enqueues one kernel on `stream` and returns cudaGetLastError().
 cudaError_t launch_direct_forward(const Problem& problem, DataType type, TensorPointer input,
