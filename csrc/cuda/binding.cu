@@ -172,6 +172,14 @@ Tensor grad_weight(const Tensor& grad_output, const Tensor& input, const Sizes& 
                       result_pointer = pointer_to(result);
   if (result.numel() == 0) return result;
 
+  if (const std::optional<DepthwisePlan> plan = plan_depthwise_grad_weight(problem, type)) {
+    const Tensor workspace = allocate_bytes(
+        depthwise_grad_weight_workspace(problem, type, *plan, grad_pointer, input_pointer),
+        grad_output);
+    STD_CUDA_CHECK(launch_depthwise_grad_weight(problem, type, *plan, grad_pointer, input_pointer,
+                                                result_pointer, workspace.data_ptr(), stream));
+    return result;
+  }
   const auto size_of = [&problem](int64_t channels, int64_t Axis::* extent) {
     return std::array<int64_t, 5>{problem.batch, channels, problem.axes[0].*extent,
                                   problem.axes[1].*extent, problem.axes[2].*extent};

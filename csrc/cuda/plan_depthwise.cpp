@@ -7,9 +7,10 @@
 namespace convt3d {
 namespace {
 
-constexpr int64_t kMostPerGroup = 4;      // input or output channels
-constexpr int64_t kMostProducts = 8;      // of one group at one tap
-constexpr int64_t kMostExtent = 1 << 24;  // of an axis, counted in 32 bits
+constexpr int64_t kMostPerGroup = 4;          // input or output channels
+constexpr int64_t kMostProducts = 8;          // of one group at one tap
+constexpr int64_t kMostExtent = 1 << 22;      // of an axis, counted in 32 bits
+constexpr int64_t kMostWorkspace = 64 << 20;  // bytes
 constexpr int64_t kMostBlocks = int64_t{1} << 31;
 
 bool takes(const Problem& problem, DataType type) {
@@ -27,7 +28,8 @@ bool takes(const Problem& problem, DataType type) {
            axis.kernel <= 64;
     taps *= axis.kernel;
   }
-  const int64_t lines = problem.axes[1].output * problem.axes[2].output;
+  const int64_t lines = std::max(problem.axes[1].input, problem.axes[1].output) *
+                        std::max(problem.axes[2].input, problem.axes[2].output);
   return fits && taps <= 2048 &&
          lines < kMostBlocks / std::max(problem.in_channels, problem.out_channels);
 }
@@ -65,6 +67,22 @@ std::optional<DepthwisePlan> plan_depthwise_data(const Problem& problem, Pass pa
   plan.most_lanes =
       static_cast<int>(std::min<int64_t>(plan.most_lanes, kDepthwiseSharedBytes / lane_bytes));
   if (plan.most_lanes == 0) return std::nullopt;
+  return plan;
+}
+
+std::optional<DepthwisePlan> plan_depthwise_grad_weight(const Problem& problem, DataType type) {
+  if (!takes(problem, type)) return std::nullopt;
+  const DepthwisePlan plan{shape_of(problem), 0};
+  // Without positions there is no tile.
+  int64_t positions = problem.batch;
+  int64_t bytes =
+      problem.in_channels * problem.out_channels_per_group() * static_cast<int64_t>(sizeof(float));
+  for (const Axis& axis : problem.axes) {
+    positions *= axis.input;
+    bytes *= axis.kernel;
+  }
+  if (plan.shape == DepthwiseShape::kAny || positions == 0 || bytes > kMostWorkspace)
+    return std::nullopt;
   return plan;
 }
 

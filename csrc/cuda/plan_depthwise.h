@@ -11,4 +11,7 @@ namespace convt3d {
 // alone, whatever its batch.
 std::optional<DepthwisePlan> plan_depthwise_data(const Problem& problem, Pass pass, DataType type);
 
+// grad_weight: the shapes with compile-time taps only.
+std::optional<DepthwisePlan> plan_depthwise_grad_weight(const Problem& problem, DataType type);
+
 }  // namespace convt3d

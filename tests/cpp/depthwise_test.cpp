@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include "../../csrc/cuda/kernels/depthwise_arguments.h"
+#include "../../csrc/cuda/kernels/depthwise_grad_weight_thread.h"
 
 using namespace convt3d;
 
@@ -136,6 +136,25 @@ constexpr Shape kFixed[] = {{DepthwiseShape::kKernel3, 3, 1, 1},
                             {DepthwiseShape::kKernel4Stride2, 4, 2, 1},
                             {DepthwiseShape::kKernel5Stride2, 5, 2, 2}};
 
+template <class Tile>
+void run_weight(const DepthwiseWeightArguments& args) {
+  constexpr int kKernel = Tile::Axis::kKernel, kPairs = kKernel * kKernel;
+  std::vector<float> shared(kPairs * kDepthwiseThreads);
+  for (int slab = 0; slab < args.data.map.slabs; ++slab)
+    for (int kh = 0; kh < kKernel; ++kh)
+      for (int split = 0; split < args.splits; ++split) {
+        for (unsigned thread = 0; thread < kDepthwiseThreads; ++thread) {
+          float sum[kPairs] = {};
+          sum_weight_tiles<float, Tile>(args, slab, kh, split, thread, sum);
+          for (int pair = 0; pair < kPairs; ++pair)
+            shared[pair * kDepthwiseThreads + thread] = sum[pair];
+        }
+        for (unsigned thread = 0; thread < kDepthwiseThreads; ++thread)
+          add_threads(args, slab, kh, split, thread, shared.data());
+      }
+  for (int item = 0; item < args.rows * kPairs * kKernel; ++item) add_splits<float>(args, item);
+}
+
 // A random problem of a fixed shape, or of any.
 bool random_problem(int index, Problem* problem, DepthwiseShape* shape) {
   const int fixed = index % 8;
@@ -170,21 +189,50 @@ bool random_problem(int index, Problem* problem, DepthwiseShape* shape) {
   return work < 30'000;
 }
 
-bool agrees(const Problem& problem, DepthwiseShape shape, Pass pass, Layout layout) {
+std::array<int64_t, 5> size_of(const Problem& problem, bool output) {
+  std::array<int64_t, 5> size{problem.batch, output ? problem.out_channels : problem.in_channels};
+  for (int a = 0; a < 3; ++a) size[2 + a] = output ? problem.axes[a].output : problem.axes[a].input;
+  return size;
+}
+std::array<int64_t, 5> weight_size_of(const Problem& problem) {
+  return {problem.in_channels, problem.out_channels_per_group(), problem.axes[0].kernel,
+          problem.axes[1].kernel, problem.axes[2].kernel};
+}
+
+// Calls `use` with the places in input and output that meet at place `k` of the weight.
+template <typename Use>
+void for_each_pair(const Problem& problem, const std::array<int64_t, 5>& k, Use&& use) {
+  const std::array<Axis, 3>& axes = problem.axes;
+  const int64_t out_channel =
+      k[0] / problem.in_channels_per_group() * problem.out_channels_per_group() + k[1];
+  std::array<int64_t, 3> i;
+  for (int64_t n = 0; n < problem.batch; ++n)
+    for (i[0] = 0; i[0] < axes[0].input; ++i[0])
+      for (i[1] = 0; i[1] < axes[1].input; ++i[1])
+        for (i[2] = 0; i[2] < axes[2].input; ++i[2]) {
+          std::array<int64_t, 5> input{n, k[0], i[0], i[1], i[2]}, output{n, out_channel};
+          bool inside = true;
+          for (int a = 0; a < 3; ++a) {
+            const int64_t o = axes[a].stride * i[a] - axes[a].padding + axes[a].dilation * k[2 + a];
+            inside = inside && o >= 0 && o < axes[a].output;
+            output[2 + a] = o;
+          }
+          if (inside) use(input, output);
+        }
+}
+
+bool same(Memory& result, Memory& wanted) {
+  bool same = result.written() == wanted.written();
+  result.visit([&](float& value, const auto& at) { same = same && value == wanted.at(at); });
+  return same;
+}
+
+bool data_agrees(const Problem& problem, DepthwiseShape shape, Pass pass, Layout layout) {
   const bool forward = pass == Pass::kForward;
-  const auto size_of = [&](bool output) {
-    std::array<int64_t, 5> size{problem.batch, output ? problem.out_channels : problem.in_channels};
-    for (int a = 0; a < 3; ++a)
-      size[2 + a] = output ? problem.axes[a].output : problem.axes[a].input;
-    return size;
-  };
-  const int64_t in = problem.in_channels_per_group(), out = problem.out_channels_per_group();
-  Memory operand(size_of(!forward), layout, true);
-  Memory weight({problem.in_channels, out, problem.axes[0].kernel, problem.axes[1].kernel,
-                 problem.axes[2].kernel},
-                layout, true);
-  Memory result(size_of(forward), layout == Layout::kChannelsLast ? layout : Layout::kContiguous,
-                false);
+  Memory operand(size_of(problem, !forward), layout, true);
+  Memory weight(weight_size_of(problem), layout, true);
+  Memory result(size_of(problem, forward),
+                layout == Layout::kChannelsLast ? layout : Layout::kContiguous, false);
   Memory bias({1, 1, 1, 1, forward ? problem.out_channels : problem.in_channels}, layout, true);
   const bool has_bias = forward && below(2);
 
@@ -196,59 +244,69 @@ bool agrees(const Problem& problem, DepthwiseShape shape, Pass pass, Layout layo
       result.tensor, &vectors);
   run(args, shape, pass, vectors);
 
-  Memory wanted(size_of(forward), Layout::kContiguous, false);
+  Memory wanted(size_of(problem, forward), Layout::kContiguous, false);
   wanted.visit(
       [&](float& value, const auto& at) { value = has_bias ? bias.at({0, 0, 0, 0, at[1]}) : 0; });
-  const std::array<Axis, 3>& axes = problem.axes;
   weight.visit([&](float& tap, const auto& k) {
-    const int64_t out_channel = k[0] / in * out + k[1];
-    const int64_t from = forward ? k[0] : out_channel, to = forward ? out_channel : k[0];
-    std::array<int64_t, 3> input;
-    for (int64_t n = 0; n < problem.batch; ++n)
-      for (input[0] = 0; input[0] < axes[0].input; ++input[0])
-        for (input[1] = 0; input[1] < axes[1].input; ++input[1])
-          for (input[2] = 0; input[2] < axes[2].input; ++input[2]) {
-            std::array<int64_t, 5> source{n, from}, target{n, to};
-            bool inside = true;
-            for (int a = 0; a < 3; ++a) {
-              const int64_t output =
-                  axes[a].stride * input[a] - axes[a].padding + axes[a].dilation * k[2 + a];
-              inside = inside && output >= 0 && output < axes[a].output;
-              source[2 + a] = forward ? input[a] : output;
-              target[2 + a] = forward ? output : input[a];
-            }
-            if (inside) wanted.at(target) += operand.at(source) * tap;
-          }
+    for_each_pair(problem, k, [&](const auto& input, const auto& output) {
+      wanted.at(forward ? output : input) += operand.at(forward ? input : output) * tap;
+    });
   });
-  bool same = result.written() == wanted.written();
-  result.visit([&](float& value, const auto& at) { same = same && value == wanted.at(at); });
-  return same;
+  return same(result, wanted);
+}
+
+bool weight_agrees(const Problem& problem, DepthwiseShape shape, Layout layout) {
+  Memory input(size_of(problem, false), layout, true);
+  Memory grad_output(size_of(problem, true), layout, true);
+  Memory result(weight_size_of(problem),
+                layout == Layout::kChannelsLast ? layout : Layout::kContiguous, false);
+  DepthwiseWeightArguments args = depthwise_weight_arguments(
+      problem, sizeof(float), shape, grad_output.tensor, input.tensor, result.tensor);
+  std::vector<float> workspace(depthwise_workspace_bytes(args) / sizeof(float), kNaN);
+  args.workspace = workspace.data();
+  dispatch_shape(shape, [&](auto tag) { run_weight<WeightTile<decltype(tag)::value>>(args); });
+
+  Memory wanted(weight_size_of(problem), Layout::kContiguous, false);
+  wanted.visit([&](float& value, const auto& k) {
+    value = 0;
+    for_each_pair(problem, k, [&](const auto& from, const auto& to) {
+      value += input.at(from) * grad_output.at(to);
+    });
+  });
+  return same(result, wanted);
+}
+
+void report(const Problem& problem, DepthwiseShape shape, const char* pass, Layout layout) {
+  std::printf("%s, layout %d, shape %d, batch %d, channels %d to %d, groups %d\n", pass,
+              static_cast<int>(layout), static_cast<int>(shape), static_cast<int>(problem.batch),
+              static_cast<int>(problem.in_channels), static_cast<int>(problem.out_channels),
+              static_cast<int>(problem.groups));
+  for (const Axis& a : problem.axes)
+    std::printf("  input %d output %d kernel %d stride %d padding %d dilation %d\n",
+                static_cast<int>(a.input), static_cast<int>(a.output), static_cast<int>(a.kernel),
+                static_cast<int>(a.stride), static_cast<int>(a.padding),
+                static_cast<int>(a.dilation));
 }
 
 }  // namespace
 
 int main() {
   int problems = 0, failures = 0;
-  for (int index = 0; index < 800; ++index) {
+  for (int index = 0; index < 500; ++index) {
     Problem problem{};
     problem.batched = true;
     DepthwiseShape shape;
     if (!random_problem(index, &problem, &shape)) continue;
-    for (Pass pass : {Pass::kForward, Pass::kGradInput})
-      for (Layout layout : {Layout::kContiguous, Layout::kChannelsLast, Layout::kSliced}) {
+    for (Layout layout : {Layout::kContiguous, Layout::kChannelsLast, Layout::kSliced}) {
+      const auto count = [&](bool agrees, const char* pass) {
         ++problems;
-        if (agrees(problem, shape, pass, layout) || ++failures > 10) continue;
-        std::printf("%s, layout %d, shape %d, batch %d, channels %d to %d, groups %d\n",
-                    pass == Pass::kForward ? "forward" : "grad_input", static_cast<int>(layout),
-                    static_cast<int>(shape), static_cast<int>(problem.batch),
-                    static_cast<int>(problem.in_channels), static_cast<int>(problem.out_channels),
-                    static_cast<int>(problem.groups));
-        for (const Axis& a : problem.axes)
-          std::printf("  input %d output %d kernel %d stride %d padding %d dilation %d\n",
-                      static_cast<int>(a.input), static_cast<int>(a.output),
-                      static_cast<int>(a.kernel), static_cast<int>(a.stride),
-                      static_cast<int>(a.padding), static_cast<int>(a.dilation));
-      }
+        if (!agrees && ++failures <= 10) report(problem, shape, pass, layout);
+      };
+      count(data_agrees(problem, shape, Pass::kForward, layout), "forward");
+      count(data_agrees(problem, shape, Pass::kGradInput, layout), "grad_input");
+      if (shape != DepthwiseShape::kAny)
+        count(weight_agrees(problem, shape, layout), "grad_weight");
+    }
   }
   if (failures) {
     std::printf("%d differences\n", failures);

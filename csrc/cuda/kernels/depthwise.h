@@ -17,4 +17,14 @@ cudaError_t launch_depthwise_data(const Problem& problem, Pass pass, DataType ty
                                   TensorPointer weight, VectorPointer bias, TensorPointer result,
                                   cudaStream_t stream);
 
+// grad_weight where plan.shape is not kAny. `workspace` has so many bytes, 4-byte aligned: partial
+// sums, which are added in a fixed order.
+int64_t depthwise_grad_weight_workspace(const Problem& problem, DataType type,
+                                        const DepthwisePlan& plan, const TensorPointer& grad_output,
+                                        const TensorPointer& input);
+cudaError_t launch_depthwise_grad_weight(const Problem& problem, DataType type,
+                                         const DepthwisePlan& plan, TensorPointer grad_output,
+                                         TensorPointer input, TensorPointer grad_weight,
+                                         void* workspace, cudaStream_t stream);
+
 }  // namespace convt3d
