@@ -6,10 +6,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/depthwise.h"
 #include "kernels/gemm_data.h"
 #include "kernels/gemm_grad_weight.h"
 #include "kernels/wgmma_data.h"
 #include "kernels/wgmma_grad_weight.h"
+#include "plan_depthwise.h"
 #include "plan_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
@@ -19,6 +21,14 @@ namespace {
 
 // Each of these enqueues the call and returns nullptr, or returns why it cannot. `forced`: the
 // caller wants this engine even where another one would be faster.
+
+const char* run_depthwise_data(const DataCall& call, bool) {
+  const auto plan = plan_depthwise_data(call.problem, call.pass, call.type);
+  if (!plan) return plan.refusal();
+  STD_CUDA_CHECK(launch_depthwise_data(call.problem, call.pass, call.type, *plan, call.operand,
+                                       call.weight, call.bias, call.result, call.stream));
+  return nullptr;
+}
 
 const char* run_wgmma_data(const DataCall& call, bool forced) {
   const auto plan = plan_wgmma_data(call.problem, call.pass, call.type, call.operand, call.result,
@@ -53,6 +63,18 @@ const char* run_direct_data(const DataCall& call, bool) {
     STD_CUDA_CHECK(launch_direct_grad_input(call.problem, call.type, call.operand, call.weight,
                                             call.result, call.stream));
   }
+  return nullptr;
+}
+
+const char* run_depthwise_grad_weight(const GradWeightCall& call, bool) {
+  const auto plan = plan_depthwise_grad_weight(call.problem, call.type);
+  if (!plan) return plan.refusal();
+  const Tensor workspace = allocate_bytes(
+      depthwise_grad_weight_workspace(call.problem, call.type, *plan, call.grad_output, call.input),
+      call.like);
+  STD_CUDA_CHECK(launch_depthwise_grad_weight(call.problem, call.type, *plan, call.grad_output,
+                                              call.input, call.result, workspace.data_ptr(),
+                                              call.stream));
   return nullptr;
 }
 
@@ -95,11 +117,13 @@ struct Engine {
 
 // Fastest first; the last one takes everything.
 constexpr Engine<DataCall> kDataEngines[] = {
-    {"wgmma", run_wgmma_data},    // Hopper's matrix units, where they pay
-    {"gemm", run_gemm_data},      // any tensor cores
-    {"direct", run_direct_data},  // any shape and dtype
+    {"depthwise", run_depthwise_data},  // few channels per group
+    {"wgmma", run_wgmma_data},          // Hopper's matrix units, where they pay
+    {"gemm", run_gemm_data},            // any tensor cores
+    {"direct", run_direct_data},        // any shape and dtype
 };
 constexpr Engine<GradWeightCall> kGradWeightEngines[] = {
+    {"depthwise", run_depthwise_grad_weight},
     {"wgmma", run_wgmma_grad_weight},
     {"gemm", run_gemm_grad_weight},
     {"direct", run_direct_grad_weight},

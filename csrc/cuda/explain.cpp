@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "plan_depthwise.h"
 #include "plan_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
@@ -280,6 +281,16 @@ Verdict explain_gemm_grad_weight(const PlanRequest& request, const Operands& ope
       });
 }
 
+// Has no cost model.
+Verdict explain_depthwise(const PlanRequest& request, const Operands&) {
+  Verdict verdict;
+  verdict.refusal =
+      request.kind == Operator::kGradWeight
+          ? plan_depthwise_grad_weight(request.problem, request.type).refusal()
+          : plan_depthwise_data(request.problem, pass_of(request), request.type).refusal();
+  return verdict;
+}
+
 // Takes everything; has no cost model.
 Verdict explain_direct(const PlanRequest&, const Operands&) { return {}; }
 
@@ -289,9 +300,12 @@ struct Engine {
 };
 
 // In the order of the tables of engines.cpp.
-constexpr Engine kDataEngines[] = {
-    {"wgmma", explain_wgmma_data}, {"gemm", explain_gemm_data}, {"direct", explain_direct}};
-constexpr Engine kGradWeightEngines[] = {{"wgmma", explain_wgmma_grad_weight},
+constexpr Engine kDataEngines[] = {{"depthwise", explain_depthwise},
+                                   {"wgmma", explain_wgmma_data},
+                                   {"gemm", explain_gemm_data},
+                                   {"direct", explain_direct}};
+constexpr Engine kGradWeightEngines[] = {{"depthwise", explain_depthwise},
+                                         {"wgmma", explain_wgmma_grad_weight},
                                          {"gemm", explain_gemm_grad_weight},
                                          {"direct", explain_direct}};
 

@@ -1,0 +1,6 @@
+#include "depthwise_data.cuh"
+
+namespace convt3d {
+template cudaError_t launch_depthwise_data_typed<float>(const DepthwiseArguments&, DepthwiseShape,
+                                                        Pass, bool, cudaStream_t);
+}
