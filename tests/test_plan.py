@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
@@ -129,18 +130,25 @@ def test_alternatives_are_sorted_and_hold_the_plan() -> None:
         assert plain == {key: value for key, value in found.items() if key != "alternatives"}
 
 
-def test_batch_changes_neither_engine_nor_chunks() -> None:
+def test_batch_changes_neither_engine_nor_order() -> None:
     """What decides the order of sums must not depend on the rest of the batch."""
-    for name in ("kb2_77", "video_256", "kb2_26", "gan_512"):
-        case = select([name])[0]
+    shapes = [case.shape for case in select(["kb2_77", "video_256", "kb2_26", "gan_512", "kb72"])]
+    shapes += [
+        "16,256,4,4,4 -> 256 k3 p1",
+        "48,64,1,8,6 -> 160 k2x5x5 s1x2x1 op0x1x0",
+        "38,256,1,8,9 -> 16 k4x2x4 s2x1x2 p1x2x1 op0x0x1",
+        "41,512,4,4,4 -> 48 k3x5x3 s1x1x3 p0x1x2 op0x0x1 g2",
+    ]
+    decisive = ("chunk_units", "stage_units", "plane_block")
+    for shape, dtype, layout in itertools.product(shapes, ("bf16", "tf32", "fp32"), LAYOUTS):
         for operator in ("forward", "grad_input"):
             orders = set()
-            for batch in (1, 3, 32):
-                other = parse_shape(f"{batch},{case.shape.partition(',')[2]}")
-                found = plans.plan(other, "bf16", "channels_last_3d", operator, H200)
-                facts = found["plan"]
-                orders.add((found["engine"], *(facts.get(k) for k in ("stage_units",))))
-            assert len(orders) == 1, name
+            for batch in (1, 3, 16, 64):
+                other = parse_shape(f"{batch},{shape.partition(',')[2]}")
+                found = plans.plan(other, dtype, layout, operator, H200)
+                facts = [found["plan"].get(name) for name in decisive]
+                orders.add((found["engine"], str(facts)))
+            assert len(orders) == 1, (shape, dtype, layout, operator)
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +166,9 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     # 64 x 32 x 8 weights in two bytes, none of them padding.
     assert found["plan"]["packed_bytes"] == 2 * 64 * 32 * 8
     assert (found["plan"]["splits"], found["plan"]["workspace_bytes"]) == (1, 0)
-    assert [entry["engine"] for entry in found["engines"]] == ["wgmma", "gemm", "direct"]
+    assert [entry["engine"] for entry in found["engines"]] == [
+        *("depthwise", "wgmma", "gemm", "direct")
+    ]
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +178,10 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     for operator in OPERATORS:
         for layout in LAYOUTS:
             assert f"\n{operator}, {layout}: " in text
-    assert "wgmma: predicted" in text and "the first of wgmma, gemm, direct that takes" in text
+    assert (
+        "wgmma: predicted" in text
+        and "the first of depthwise, wgmma, gemm, direct that takes" in text
+    )
     assert text.count("direct: no cost model; not asked: ") == 6
     assert len(run(capsys, shape, "--all").splitlines()) > len(text.splitlines()) + 20
     doubles = run(capsys, shape, "--dtype", "fp64")
@@ -222,5 +235,7 @@ def test_the_planned_engine_is_the_one_that_runs(name: str, dtype: str, layout: 
             call(operator, tensors, case)
             torch.cuda.synchronize()
         kernels = " ".join(event.key for event in profile.key_averages())
-        found = {word for word in ("wgmma", "gemm", "direct") if f"::{word}_" in kernels}
+        found = {
+            word for word in ("depthwise", "wgmma", "gemm", "direct") if f"::{word}_" in kernels
+        }
         assert found == {engine}, kernels

@@ -134,6 +134,10 @@ def test_random_problems(dtype: torch.dtype, first: int) -> None:
                 label = f"{operator} {precision} {layout} {case!r}"
                 poison(reference.value.numel(), dtype)
                 result = getattr(torch.ops.convt3d, operator)(*operands)
+                if operator != "grad_weight" and case.batch is not None and case.batch > 1:
+                    alone = (operands[0][-1:], *operands[1:])
+                    last = getattr(torch.ops.convt3d, operator)(*alone)
+                    assert torch.equal(last, result[-1:]), f"depends on the batch: {label}"
                 chosen = False
                 for engine in engines_of(operator, case, dtype, layout, tf32):
                     name = f"{operator} {engine} {precision}"

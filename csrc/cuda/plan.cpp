@@ -201,8 +201,10 @@ Alternatives<GemmDataPlan>::Kind kind_of(const GemmDataPlan& plan) {
           axes[0].plane_block, axes[1].plane_block, axes[2].plane_block};
 }
 
+// `ordered`: prescribes what decides the order of a result's sums, the planes that are worked on
+// together and the chunks.
 Candidate search(const Problem& problem, Pass pass, DataType type, bool fast_operand,
-                 bool result_channels_last, const Device& device,
+                 bool result_channels_last, const Device& device, const GemmDataPlan* ordered,
                  Alternatives<GemmDataPlan>* alternatives) {
   const bool forward = pass == Pass::kForward;
   const int result_channels = static_cast<int>(forward ? problem.out_channels_per_group()
@@ -217,6 +219,7 @@ Candidate search(const Problem& problem, Pass pass, DataType type, bool fast_ope
     const int units = gemm_data_sizes(problem, pass, type, plan).units;
     for (int chunks = 1; chunks <= units; chunks *= 2) {
       plan.chunk_units = (units + chunks - 1) / chunks;
+      if (ordered != nullptr && plan.chunk_units != ordered->chunk_units) continue;
       GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, plan);
       if (sizes.shared_bytes > device.shared_per_block) continue;
       for (int runs = 1; runs <= sizes.column_tiles; runs *= 2) {
@@ -227,7 +230,13 @@ Candidate search(const Problem& problem, Pass pass, DataType type, bool fast_ope
       }
     }
   };
+  const auto in_order = [&](const GemmDataPlan& plan) {
+    for (int a = 0; a < 3 && ordered != nullptr; ++a)
+      if (plan.axes[a].plane_block != ordered->axes[a].plane_block) return false;
+    return true;
+  };
   for (GemmDataPlan& columns : column_candidates(base, result_channels)) {
+    if (!in_order(columns)) continue;
     for (int fragments : {2, 4}) {
       if (fragments == 4 && type == DataType::kFloat32) continue;  // no registers for it
       GemmDataPlan plan = columns;
@@ -293,9 +302,14 @@ Planned<GemmDataPlan> plan_gemm_data(const Problem& problem, Pass pass, DataType
       problem, {static_cast<int64_t>(pass), static_cast<int64_t>(type), fast_operand, channels_last,
                 device.multiprocessors, device.shared_per_block, device.shared_per_multiprocessor});
   const auto find = [&]() -> Planned<GemmDataPlan> {
+    // The order of a result's sums must not depend on the batch: that of a typical one.
+    Problem typical = problem;
+    typical.batch = 16;
+    const Candidate order =
+        search(typical, pass, type, fast_operand, channels_last, device, nullptr, nullptr);
+    if (!std::isfinite(order.clocks)) return Refusal{"no tile fits into shared memory"};
     const Candidate best =
-        search(problem, pass, type, fast_operand, channels_last, device, alternatives);
-    if (!std::isfinite(best.clocks)) return Refusal{"no tile fits into shared memory"};
+        search(problem, pass, type, fast_operand, channels_last, device, &order.plan, alternatives);
     return {best.plan, best.clocks};
   };
   const Planned<GemmDataPlan> planned = alternatives ? find() : cache.find(key, find);

@@ -1,5 +1,5 @@
-// The index algebra of the tensor-core kernels (tile_geometry.h, wgmma_geometry.h) against the
-// definition, exhaustively over small axes.
+// The index algebra of the tensor-core kernels (tile_geometry.h, wgmma_geometry.h,
+// wgmma_grad_weight_geometry.h) against the definition, exhaustively over small axes.
 //
 // Tap k of input i belongs to output o where o = stride * i - padding + dilation * k. Each header
 // lists the triples (result, operand, tap) that its kernel multiplies; inside the tensors they must
@@ -9,10 +9,12 @@
 #include <array>
 #include <cstdio>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "../../csrc/cuda/kernels/tile_geometry.h"
 #include "../../csrc/cuda/kernels/wgmma_geometry.h"
+#include "../../csrc/cuda/kernels/wgmma_grad_weight_geometry.h"
 
 using convt3d::Axis;
 using convt3d::Pass;
@@ -135,57 +137,103 @@ void check_windows(const Axis& a, Pass pass, int tile, int width) {
 // wgmma_geometry.h: whole images of several samples in one box, both axes this. By elements, or by
 // copies of all steps of a residue pair; every tap of every position must find its operand, or
 // zeros where that lies outside.
-void check_samples(const Axis& a, Pass pass, int samples, bool by_elements) {
-  const convt3d::WindowAxis axis = *convt3d::window_axis(pass, a);
-  const int tile = axis.positions, step = axis.operand_step;
-  const convt3d::BoxShape box = convt3d::box_shape(axis, axis, tile, tile, 2, samples);
+void check_samples(const Axis& a, const Axis& b, Pass pass, int samples, bool by_elements) {
+  const convt3d::WindowAxis h = *convt3d::window_axis(pass, a);
+  const convt3d::WindowAxis w = *convt3d::window_axis(pass, b);
+  const convt3d::BoxShape box = convt3d::box_shape(h, w, h.positions, w.positions, 2, samples);
   constexpr int kZero = -1, kUnwritten = -2;
   const auto value_at = [&](int sample, int y, int x) {
-    const bool inside = y >= 0 && x >= 0 && y < axis.operand_extent && x < axis.operand_extent;
-    return inside ? (sample * axis.operand_extent + y) * axis.operand_extent + x : kZero;
+    const bool inside = y >= 0 && x >= 0 && y < h.operand_extent && x < w.operand_extent;
+    return inside ? (sample * h.operand_extent + y) * w.operand_extent + x : kZero;
   };
   std::vector<int> rows(box.rows, kUnwritten);
   for (int begin = 0; begin < box.rows; begin += box.area)
     std::fill(&rows[begin] + box.filled, &rows[begin] + box.reached, kZero);
-  const int end_h = by_elements ? box.span_h : step * box.halo_h;
-  const int end_w = by_elements ? box.span_w : step * box.halo_w;
+  const int end_h = by_elements ? box.span_h : h.operand_step * box.halo_h;
+  const int end_w = by_elements ? box.span_w : w.operand_step * box.halo_w;
   for (int line = 0; line < samples * end_h; ++line) {
     const int sample = by_elements ? box.sample_of_line(line) : line / end_h;
     const int y = line - sample * end_h;
     if (y < 0 || y >= end_h) return fail(a, pass, "a line of another sample");
     for (int x = 0; x < end_w; ++x) {
-      const int row = sample * box.sample_rows + box.row_h(axis, y) + box.row_w(axis, x);
+      const int row = sample * box.sample_rows + box.row_h(h, y) + box.row_w(w, x);
       if (row >= box.rows || row % box.area >= box.filled || rows[row] != kUnwritten)
         return fail(a, pass, "rows of samples collide");
-      rows[row] = value_at(sample, axis.origin + y, axis.origin + x);
+      rows[row] = value_at(sample, h.origin + y, w.origin + x);
     }
   }
-  const int taps = axis.taps();
+  const int taps_w = w.taps();
   for (int sample = 0; sample < samples; ++sample)
-    for (int h = 0; h < tile; ++h)
-      for (int w = 0; w < tile; ++w) {
-        const int first = box.row_of({sample, h, w});
+    for (int at_h = 0; at_h < h.positions; ++at_h)
+      for (int at_w = 0; at_w < w.positions; ++at_w) {
+        const int first = box.row_of({sample, at_h, at_w});
         const auto same = [&](const convt3d::TilePosition& p) {
-          return p.sample == sample && p.h == h && p.w == w;
+          return p.sample == sample && p.h == at_h && p.w == at_w;
         };
-        const unsigned packed = convt3d::pack_position({sample, h, w});
+        const unsigned packed = convt3d::pack_position({sample, at_h, at_w});
         if (!same(box.position_at(first)) || !same(convt3d::unpack_position(packed)) ||
             packed >= convt3d::position_end(sample + 1) || packed < convt3d::position_end(sample))
           fail(a, pass, "a position is not found again");
-        for (int tap = 0; tap < taps * taps; ++tap) {
-          const int y = axis.offset[tap / taps], x = axis.offset[tap % taps];
-          const int row = first + box.row_h(axis, y) + box.row_w(axis, x);
-          if (row >= box.rows ||
-              rows[row] != value_at(sample, step * h + axis.origin + y, step * w + axis.origin + x))
+        for (int tap = 0; tap < h.taps() * taps_w; ++tap) {
+          const int y = h.offset[tap / taps_w], x = w.offset[tap % taps_w];
+          const int row = first + box.row_h(h, y) + box.row_w(w, x);
+          if (row >= box.rows || rows[row] != value_at(sample, h.operand_step * at_h + h.origin + y,
+                                                       w.operand_step * at_w + w.origin + x))
             return fail(a, pass, "a tap reads another operand");
         }
       }
+}
+
+// wgmma_grad_weight_geometry.h: tap tiles cover the taps of two axes once, at even distances.
+void check_tap_tiles(const Axis& a, const Axis& b, Pass pass, int merged) {
+  const convt3d::WindowAxis h = *convt3d::window_axis(pass, a);
+  const convt3d::WindowAxis w = *convt3d::window_axis(pass, b);
+  std::set<std::pair<int, int>> found;
+  int last_pair = 0;
+  for (int index = 0; index < convt3d::tap_tiles(h, w, merged); ++index) {
+    const convt3d::TapTile tile = convt3d::tap_tile_at(h, w, merged, index);
+    const int pair = tile.plane_h * w.planes + tile.plane_w;
+    if (pair < last_pair) fail(a, pass, "pairs of planes out of order");
+    last_pair = pair;
+    if (tile.count < 1 || tile.count > merged || tile.offset_h != h.offset[tile.place_h] ||
+        tile.place_h < h.plane_begin[tile.plane_h] ||
+        tile.place_h >= h.plane_begin[tile.plane_h + 1])
+      return fail(a, pass, "a tap tile of other taps");
+    for (int side = 0; side < tile.count; ++side) {
+      const int place = tile.place_w(w, side);
+      if (place < w.plane_begin[tile.plane_w] || place >= w.plane_begin[tile.plane_w + 1] ||
+          w.offset[place] != tile.offset_w + side * convt3d::tap_distance(w) ||
+          !found.insert({h.tap[tile.place_h], w.tap[place]}).second)
+        return fail(a, pass, "taps side by side at other distances, or twice");
+    }
+  }
+  if (static_cast<int64_t>(found.size()) != a.kernel * b.kernel) fail(a, pass, "taps are missing");
+}
+
+// The positions of a tap are those with both operands inside.
+void check_positions(const Axis& a, Pass pass) {
+  const convt3d::WindowAxis axis = *convt3d::window_axis(pass, a);
+  std::vector<Triple> found;
+  for (int plane = 0; plane < axis.planes; ++plane)
+    for (int place = axis.plane_begin[plane]; place < axis.plane_begin[plane + 1]; ++place) {
+      const convt3d::PositionRange range = convt3d::positions_of_tap(axis, place);
+      for (int t = range.first; t < range.last; ++t) {
+        const int still = axis.result_step * t + plane;
+        const int moving = axis.operand_step * t + axis.origin + axis.offset[place];
+        if (still >= axis.result_extent || moving < 0 || moving >= axis.operand_extent)
+          return fail(a, pass, "a position outside a tensor");
+        found.push_back({still, moving, axis.tap[place]});
+      }
+    }
+  compare(a, pass, found, "positions of taps");
 }
 
 }  // namespace
 
 int main() {
   int count = 0;
+  // Of stride 1, whose zeros are shared by whole lines: what other axes leave unwritten is read.
+  const Axis wide{9, 9, 5, 1, 2, 0, 1};
   for (int64_t stride = 1; stride <= 4; ++stride)
     for (int64_t dilation = 1; dilation <= 3; ++dilation)
       for (int64_t kernel = 1; kernel <= 5; ++kernel)
@@ -202,8 +250,13 @@ int main() {
                 for (int tile : {1, 3, 8})
                   for (int width : {2, 4, 8}) check_windows(axis, pass, tile, width);
                 for (int samples : {2, 3, 5})
-                  for (bool by_elements : {false, true})
-                    check_samples(axis, pass, samples, by_elements);
+                  for (const Axis& other : {axis, wide})
+                    for (bool by_elements : {false, true})
+                      check_samples(axis, other, pass, samples, by_elements);
+                for (const Axis& other : {axis, wide})
+                  for (int merged = 1; merged <= 4; ++merged)
+                    check_tap_tiles(axis, other, pass, merged);
+                check_positions(axis, pass);
               }
               ++count;
             }

@@ -52,8 +52,6 @@ cudaError_t launch(const DepthwiseWeightArguments& args, DepthwiseShape shape,
   return cudaGetLastError();
 }
 
-int element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
-
 }  // namespace
 
 int64_t depthwise_grad_weight_workspace(const Problem& problem, DataType type,

@@ -112,9 +112,9 @@ CONVT3D_HOST_DEVICE inline BoxShape box_shape(const WindowAxis& h, const WindowA
   const bool shared = samples > 1;
   box.halo_h = shared ? h.shared_halo(tile_h) : h.halo(tile_h);
   box.halo_w = shared ? w.shared_halo(tile_w) : w.halo(tile_w);
-  const auto least = [](int a, int b) { return a < b ? a : b; };
-  box.span_h = least(h.span(tile_h), h.operand_step * box.halo_h);
-  box.span_w = least(w.span(tile_w), w.operand_step * box.halo_w);
+  // Shared zeros are read in every residue: also in those that would end before the others.
+  box.span_h = shared ? h.operand_step * box.halo_h : h.span(tile_h);
+  box.span_w = shared ? w.operand_step * box.halo_w : w.span(tile_w);
   box.lines = samples * box.span_h;
   box.line_factor = ((1 << 16) + box.span_h - 1) / box.span_h;
   box.sample_rows = box.halo_h * box.halo_w;
