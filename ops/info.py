@@ -23,7 +23,7 @@ METHODS = (
     (
         "cuda",
         "float16, bfloat16, float32",
-        "tensor-core kernels, depthwise ones for groups of up to four channels, else direct kernels",
+        "tensor-core kernels, depthwise kernels for groups of few channels, else direct ones",
     ),
     ("cuda", "float64, complex32, complex64, complex128", "direct kernels"),
 )
