@@ -58,7 +58,10 @@ struct DataTileOf {
   static constexpr int kTileD = Shape::kStride == 1                             ? kVectors ? 3 : 4
                                 : kVectors && (kForward || Shape::kKernel == 5) ? 1
                                                                                 : 2;
-  static constexpr int kTileW = Shape::kStride == 1 ? kVectors ? 3 : 8 : kVectors ? 2 : 4;
+  static constexpr int kTileW = Shape::kStride == 1              ? kVectors ? 3 : 8
+                                : !kVectors                      ? 4
+                                : kForward || Shape::kKernel < 5 ? 2
+                                                                 : 1;
   using type = ThreadTile<Axis, kTileD, kTileW, kVectors ? kDepthwiseVector : 1>;
 };
 template <DepthwiseShape kShape, Pass kPass, bool kVectors>
