@@ -3,13 +3,17 @@
 namespace convt3d {
 
 // One file each, so that they compile in parallel.
-extern template cudaError_t launch_gemm_grad_weight_typed<__half>(const GradWeightArguments&, int,
-                                                                  int, bool, cudaStream_t);
-extern template cudaError_t launch_gemm_grad_weight_typed<__nv_bfloat16>(const GradWeightArguments&,
+extern template cudaError_t launch_gemm_grad_weight_typed<__half, false>(const GradWeightArguments&,
                                                                          int, int, bool,
                                                                          cudaStream_t);
-extern template cudaError_t launch_gemm_grad_weight_typed<float>(const GradWeightArguments&, int,
-                                                                 int, bool, cudaStream_t);
+extern template cudaError_t launch_gemm_grad_weight_typed<__nv_bfloat16, false>(
+    const GradWeightArguments&, int, int, bool, cudaStream_t);
+extern template cudaError_t launch_gemm_grad_weight_typed<float, false>(const GradWeightArguments&,
+                                                                        int, int, bool,
+                                                                        cudaStream_t);
+extern template cudaError_t launch_gemm_grad_weight_typed<float, true>(const GradWeightArguments&,
+                                                                       int, int, bool,
+                                                                       cudaStream_t);
 
 namespace {
 
@@ -31,7 +35,6 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
                                     TensorPointer input, TensorPointer grad_weight, bool allow_tf32,
                                     void* workspace, cudaStream_t stream) {
   GradWeightArguments args{};
-  args.allow_tf32 = allow_tf32;
   args.sizes = gemm_grad_weight_sizes(problem, type, plan);
   args.tap_warps = plan.tap_warps;
   args.position_warps = plan.position_warps;
@@ -82,16 +85,17 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
     if (plan.mirrored) mirror_offset += (axis.kernel - 1) * stride;
   }
   args.result = static_cast<char*>(grad_weight.data) + mirror_offset * element_bytes(type);
+  const auto launch = [&](auto launcher) {
+    return launcher(args, plan.still_fragments, plan.moving_fragments, plan.warp_roles, stream);
+  };
   switch (type) {
     case DataType::kFloat16:
-      return launch_gemm_grad_weight_typed<__half>(args, plan.still_fragments,
-                                                   plan.moving_fragments, plan.warp_roles, stream);
+      return launch(launch_gemm_grad_weight_typed<__half, false>);
     case DataType::kBFloat16:
-      return launch_gemm_grad_weight_typed<__nv_bfloat16>(
-          args, plan.still_fragments, plan.moving_fragments, plan.warp_roles, stream);
+      return launch(launch_gemm_grad_weight_typed<__nv_bfloat16, false>);
     case DataType::kFloat32:
-      return launch_gemm_grad_weight_typed<float>(args, plan.still_fragments, plan.moving_fragments,
-                                                  plan.warp_roles, stream);
+      return allow_tf32 ? launch(launch_gemm_grad_weight_typed<float, true>)
+                        : launch(launch_gemm_grad_weight_typed<float, false>);
     default:
       return cudaErrorInvalidValue;
   }

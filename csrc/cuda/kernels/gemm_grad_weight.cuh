@@ -50,10 +50,7 @@ __device__ __forceinline__ void meet_roles() {
 // With kWarpRoles, eight warps multiply and four do nothing but fill the next tile; the fillers
 // hand their registers over. Else all warps fill, then multiply.
 template <typename T, int kStill, int kMoving, int kTaps, bool kWarpRoles, bool kSingle>
-__global__ void __launch_bounds__(
-    32 * (kWarpRoles ? kRoleWarps : most_warps(sizeof(T) == 4, kStill * kMoving * kTaps)), 1)
-    gemm_grad_weight_kernel(const __grid_constant__ GradWeightArguments args) {
-  if constexpr (kWarpRoles && !kHasRegisterPools) return;  // never launched, see has_warp_roles
+__device__ __forceinline__ void sum_share(const GradWeightArguments& args) {
   extern __shared__ __align__(16) char shared[];
   const GemmGradWeightSizes& sizes = args.sizes;
   const int warp = threadIdx.x / 32;
@@ -185,6 +182,15 @@ __global__ void __launch_bounds__(
   }
 }
 
+template <typename T, int kStill, int kMoving, int kTaps, bool kWarpRoles, bool kSingle>
+__global__ void __launch_bounds__(
+    32 * (kWarpRoles ? kRoleWarps : most_warps(sizeof(T) == 4, kStill * kMoving * kTaps)), 1)
+    gemm_grad_weight_kernel(const __grid_constant__ GradWeightArguments args) {
+  // The others are never launched, see has_warp_roles.
+  if constexpr (!kWarpRoles || kHasRegisterPools)
+    sum_share<T, kStill, kMoving, kTaps, kWarpRoles, kSingle>(args);
+}
+
 // ---- Sum of the partial results --------------------------------------------------------------
 // A block adds up the slots of one fragment: each warp every kSumWarps-th slot, then the warps.
 constexpr int kSumWarps = 8;
@@ -231,7 +237,7 @@ __global__ void __launch_bounds__(32 * kSumWarps)
 
 // ---- Launch ----------------------------------------------------------------------------------
 template <typename T, int kStill, int kMoving, bool kWarpRoles, bool kSingle>
-cudaError_t launch_grad_weight_instance(const GradWeightArguments& args, cudaStream_t stream) {
+cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStream_t stream) {
   constexpr int kTaps = taps_per_warp(sizeof(T) == 4, kStill, kMoving);
   if constexpr (kTaps > 0) {
     const auto kernel = gemm_grad_weight_kernel<T, kStill, kMoving, kTaps, kWarpRoles, kSingle>;
@@ -251,26 +257,18 @@ cudaError_t launch_grad_weight_instance(const GradWeightArguments& args, cudaStr
   return cudaErrorInvalidValue;
 }
 
-template <typename T, int kStill, int kMoving, bool kWarpRoles>
-cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStream_t stream) {
-  if constexpr (sizeof(T) == 4) {
-    if (args.allow_tf32)
-      return launch_grad_weight_instance<T, kStill, kMoving, kWarpRoles, true>(args, stream);
-  }
-  return launch_grad_weight_instance<T, kStill, kMoving, kWarpRoles, false>(args, stream);
-}
-
-template <typename T>
+template <typename T, bool kSingle>
 cudaError_t launch_gemm_grad_weight_typed(const GradWeightArguments& args, int still_fragments,
                                           int moving_fragments, bool warp_roles,
                                           cudaStream_t stream) {
   const auto launch = [&](auto still, auto moving) {
     constexpr int kStill = decltype(still)::value, kMoving = decltype(moving)::value;
     if constexpr (fits_warp_roles(sizeof(T) == 4, kStill, kMoving)) {
-      if (warp_roles) return launch_grad_weight_kernel<T, kStill, kMoving, true>(args, stream);
+      if (warp_roles)
+        return launch_grad_weight_kernel<T, kStill, kMoving, true, kSingle>(args, stream);
     }
     return warp_roles ? cudaErrorInvalidValue
-                      : launch_grad_weight_kernel<T, kStill, kMoving, false>(args, stream);
+                      : launch_grad_weight_kernel<T, kStill, kMoving, false, kSingle>(args, stream);
   };
   const auto with_moving = [&](auto still) {
     switch (moving_fragments) {

@@ -1,6 +1,6 @@
 #include "gemm_grad_weight.cuh"
 
 namespace convt3d {
-template cudaError_t launch_gemm_grad_weight_typed<float>(const GradWeightArguments&, int, int,
-                                                          bool, cudaStream_t);
+template cudaError_t launch_gemm_grad_weight_typed<float, false>(const GradWeightArguments&, int,
+                                                                 int, bool, cudaStream_t);
 }  // namespace convt3d

@@ -14,7 +14,6 @@ struct GradWeightArguments {
   FillOperand operands[2];  // still, moving
   int taps_per_block[3];    // groups of taps per axis
   int tap_warps, position_warps, stages;
-  bool allow_tf32;   // float32: one TF32 product for one, not three
   bool clear_tiles;  // fills leave channels or positions of the tiles unwritten
   int splits;
   int64_t tiles_per_split;
