@@ -3,7 +3,7 @@
 # By default: Ampere, Hopper with its own instructions, and PTX for what comes after.
 set(arch_list "$ENV{TORCH_CUDA_ARCH_LIST}")
 if(arch_list STREQUAL "")
-  set(arch_list "8.0;9.0a;9.0+PTX")
+  set(arch_list "8.0+PTX;9.0a")
 endif()
 string(REGEX REPLACE "[ ,;]+" ";" arch_list "${arch_list}")
 
