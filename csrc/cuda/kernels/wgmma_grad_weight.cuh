@@ -13,8 +13,9 @@
 //            Several shares write partial sums to a workspace, which a second kernel adds in a
 //            fixed order: the same bits in every run.
 //
-// What a tile reads outside a tensor is zero in both operands, except that positions outside the
-// still one may meet elements of the moving one.
+// What a tile reads outside a tensor is zero, but positions outside the still operand may meet
+// elements of the moving one. Where such an element is not finite, the product with zero is not
+// either, and taps that the element does not reach by the definition become NaN.
 #pragma once
 
 #include <iterator>
@@ -64,7 +65,8 @@ struct ContractionJob {
   }
 };
 
-// The first pair of planes (h, w) whose box a block needs.
+// Pairs of planes (h, w) in the order of tap tiles: a block needs the still boxes from that of its
+// first tile to that of its last.
 __device__ __forceinline__ int plane_pair(const WindowAxis& w, const TapTile& tile) {
   return tile.plane_h * w.planes + tile.plane_w;
 }
