@@ -151,6 +151,25 @@ def test_batch_changes_neither_engine_nor_order() -> None:
             assert len(orders) == 1, (shape, dtype, layout, operator)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_empty_batch(layout: str) -> None:
+    """Many channels and nothing to sum: no division by the positions."""
+
+    def planned(operator: str) -> str:
+        geometry = ([1, 1, 1], [0, 0, 0], [0, 0, 0], 1, [1, 1, 1])
+        sizes = ([0, 1024, 4, 4, 4], [1024, 1024, 3, 3, 3])
+        options = {"channels_last": layout != "contiguous", "tf32": False, "alternatives": True}
+        return torch.ops.convt3d._plan(
+            operator, "bfloat16", *sizes, *geometry, device=H200.limits, **options
+        )
+
+    chosen = [entry["engine"] for entry in json.loads(planned("grad_weight")) if entry["chosen"]]
+    assert chosen == ["direct"]
+    for operator in ("forward", "grad_input"):
+        with pytest.raises(RuntimeError, match=f"nothing to plan for {operator} of an empty batch"):
+            planned(operator)
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--layout", "contiguous", "--pass", "forward", "--dtype", "bf16")
     (found,) = run_json(capsys, "nnunet_64", *words)

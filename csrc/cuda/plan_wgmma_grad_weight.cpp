@@ -198,6 +198,7 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
   if (type != DataType::kFloat16 && type != DataType::kBFloat16)
     return Refusal{"only 16-bit operands can be read transposed"};
   if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
+  if (problem.batch == 0) return Refusal{"there are no positions"};
   if (!loads_in_vectors(grad_output, problem.out_channels_per_group(), type) ||
       !loads_in_vectors(input, problem.in_channels_per_group(), type))
     return Refusal{"the copy engine needs channels-last operands with 16-byte aligned channels"};
