@@ -88,7 +88,7 @@ std::string facts_of(const PlanRequest& request, bool result_channels_last,
       .add("stage_units", plan.stage_units)
       .add("box_slots", plan.box_slots)
       .add("weights_resident", sizes.resident)
-      .add("fill", plan.element_fill ? "elements" : "tma")
+      .add("fill_run", plan.fill_run)
       .add("shared_bytes", sizes.shared_bytes)
       .add("packed_bytes", sizes.packed_bytes)
       .add("workspace_bytes", 0)

@@ -27,11 +27,18 @@ constexpr double kStoreStagedBytes = 20;    // contiguous ones
 constexpr double kMemoryBytes = 18;         // of results, per clock
 constexpr double kFillRowClocks = 4;        // per row of a box and the copy engine, at least
 constexpr double kFillUnitBytes = 20;       // per clock, by the copy engine
-constexpr double kFillElements = 3.5;       // per clock, element by element
+constexpr double kFillLoadedBytes = 0.22;   // per clock, by warps and byte that a thread loads ahead
+constexpr double kMostFilledBytes = 24;     // per clock, by warps
 constexpr double kSplitSectorBytes = 128;   // what a run of results off the 32-byte grid costs more
 constexpr double kWeightBytes = 26;         // per clock from the L2 cache
 
 double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
+
+// Per clock, by warps.
+double filled_bytes(const WgmmaDataPlan& plan) {
+  const int loaded = 16 * plan.fill_run * fill_units(plan.fill_run, 16 / plan.unit_elements);
+  return std::min(kFillLoadedBytes * loaded, kMostFilledBytes);
+}
 
 double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
                  int multiprocessors) {
@@ -51,8 +58,8 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
                                         : std::min(d.window, d.operand_step);
   const double box_rows = sizes.box_bytes / (16. * sizes.box.width);
   const double box_clocks =
-      plan.element_fill ? sizes.box_bytes / (kFillElements * element)
-                        : std::max(sizes.box_bytes / kFillUnitBytes, box_rows * kFillRowClocks);
+      plan.fill_run != 0 ? sizes.box_bytes / filled_bytes(plan)
+                         : std::max(sizes.box_bytes / kFillUnitBytes, box_rows * kFillRowClocks);
   const double fill = boxes * box_clocks;
   const double weights = sizes.resident ? 0 : stages * sizes.stage_bytes / kWeightBytes;
   double out = tiles * plan.columns * plan.w_planes * element * plan.samples * plan.tile_h *
@@ -157,7 +164,7 @@ struct Search {
         }
         if (alternatives != nullptr)
           alternatives->offer({plan.columns, plan.w_planes, plan.blocks, plan.flattened,
-                               plan.side_by_side, plan.element_fill},
+                               plan.side_by_side, plan.fill_run},
                               plan, cost);
       }
     }
@@ -203,7 +210,7 @@ struct Search {
 
 // The best plan for a problem, whatever it costs. `axes` may prescribe chunk and stage.
 std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaDataPlan& axes,
-                                         Pass pass, bool channels_last, bool vectors,
+                                         Pass pass, bool channels_last, bool vectors, int run,
                                          int most_samples, const Device& device,
                                          Alternatives<WgmmaDataPlan>* alternatives = nullptr) {
   const bool forward = pass == Pass::kForward;
@@ -220,8 +227,9 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
     base.chunk_units = chunk_units;
     base.stage_units = stage_units;
     // The copy engine would read the next group's channels where a chunk is not full.
-    base.element_fill =
-        !vectors || (problem.groups > 1 && operand_channels % (unit * base.chunk_units) != 0);
+    const bool by_tensor =
+        vectors && (problem.groups == 1 || operand_channels % (unit * base.chunk_units) == 0);
+    base.fill_run = by_tensor ? 0 : run;
     const auto consider = [&](const WgmmaShape& shape) {
       if (shape.w_planes != base.w_planes || !exists(shape, unit)) return;
       if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
@@ -269,6 +277,28 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   return search.best;
 }
 
+// Neighbours along w that one load can take: up to 16 bytes, where all lines of such an extent start
+// and end on its boundaries.
+int run_of_extent(int extent, const WgmmaDataPlan& plan) {
+  int run = plan.unit_elements;
+  while (extent % run != 0) run /= 2;
+  return run;
+}
+
+// The same for the lines of this tensor.
+int run_of(const TensorPointer& operand, const WgmmaDataPlan& plan) {
+  if (operand.stride[4] != 1) return 1;
+  const int element = 16 / plan.unit_elements;
+  const auto fits = [&](int run) {
+    bool result = reinterpret_cast<uintptr_t>(operand.data) % (run * element) == 0;
+    for (int dim = 0; dim < 4; ++dim) result = result && operand.stride[dim] % run == 0;
+    return result;
+  };
+  int run = plan.unit_elements;
+  while (!fits(run)) run /= 2;
+  return run;
+}
+
 // Why the portable kernel (gemm_data) is faster, as measured on an H200; nullptr: it is not.
 const char* drawback_of(const Problem& problem, Pass pass, bool channels_last,
                         const WgmmaDataPlan& plan, const Device& device) {
@@ -285,7 +315,7 @@ const char* drawback_of(const Problem& problem, Pass pass, bool channels_last,
   constexpr int kMostBoxBytes = 80 * 1024;
   if (sizes.box_bytes > kMostBoxBytes)
     return "only two boxes of the operand fit, so that filling and multiplying take turns";
-  if (channels_last && plan.element_fill && problem.groups > 1)
+  if (channels_last && plan.fill_run != 0 && problem.groups > 1)
     return "the copy engine cannot tell these groups' channels apart";
   if (pass == Pass::kForward) {
     if (sizes.empty_planes) return "some planes of the result have no tap and only get the bias";
@@ -359,16 +389,20 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
                                  std::max<int64_t>(result.stride[0], 1)})
     most_samples = static_cast<int>(std::min<int64_t>(most_samples, left + 1));
   const bool vectors = loads_in_vectors(operand, operand_channels, type);
+  // Whatever the batch and the memory: the order of the sums follows from it.
+  const int typical_run = channels_last ? 1 : run_of_extent(base.axes[2].operand_extent, base);
+  const int run = std::min(typical_run, run_of(operand, base));
   static PlanCache<WgmmaDataPlan> cache;
   const PlanKey key(problem,
                     {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors,
-                     device.shared_per_block, base.unit_elements, even_if_slow, most_samples});
+                     device.shared_per_block, base.unit_elements, even_if_slow, most_samples, run});
   const auto find = [&]() -> Planned<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
     typical.batch = 16;
     const auto typical_plan =
-        search_plan(typical, base, pass, channels_last, vectors, kMostTileSamples, device);
+        search_plan(typical, base, pass, channels_last, vectors, typical_run, kMostTileSamples,
+                    device);
     constexpr Refusal kNoTile{
         "it has no instance with all residues along w, or none whose tile fits into shared memory"};
     if (!typical_plan) return kNoTile;
@@ -380,7 +414,7 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
     WgmmaDataPlan ordered = base;
     ordered.chunk_units = typical_plan->chunk_units;
     ordered.stage_units = typical_plan->stage_units;
-    const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, most_samples,
+    const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, run, most_samples,
                                   device, alternatives);
     if (!plan) return kNoTile;
     return {*plan, plan->clocks};

@@ -114,7 +114,7 @@ void check_windows(const Axis& a, Pass pass, int tile, int width) {
   std::set<int> units;
   for (int unit = 0; unit < width; ++unit)
     for (int row = 0; row < 16; ++row)
-      if (!units.insert(box.unit_at(row, unit)).second) fail(a, pass, "units collide");
+      if (!units.insert(swizzled_unit(row, unit, box.width)).second) fail(a, pass, "units collide");
 
   std::vector<Triple> found;
   for (int t0 = 0; t0 < axis.positions; t0 += tile)

@@ -22,14 +22,6 @@ extern template cudaError_t launch_wgmma_typed<__nv_bfloat16, true>(const WgmmaD
 extern template cudaError_t launch_wgmma_typed<__nv_bfloat16, false>(const WgmmaDataArguments&, int,
                                                                      cudaStream_t);
 
-// Whether neighbours along w can be read two at a time.
-static bool reads_in_pairs(const TensorPointer& operand, int extent_w) {
-  bool even = operand.stride[4] == 1 && extent_w % 2 == 0 &&
-              reinterpret_cast<uintptr_t>(operand.data) % 4 == 0;
-  for (int dim : {0, 1, 2, 3}) even = even && operand.stride[dim] % 2 == 0;
-  return even;
-}
-
 // The operand (channels, w, h, d, batch) as the copy engine sees it: a box of one residue pair,
 // one sample behind the other.
 static cudaError_t describe_operand(const WgmmaDataArguments& args, DataType type, int64_t channels,
@@ -102,9 +94,8 @@ cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
       .packed = static_cast<char*>(scratch),
       .result_in_vectors =
           channels_last && loads_in_vectors(result, forward ? out_channels : in_channels, type),
-      .operand_in_pairs = reads_in_pairs(operand, plan.axes[2].operand_extent),
   };
-  if (!plan.element_fill) {
+  if (plan.fill_run == 0) {
     const cudaError_t status =
         describe_operand(args, type, problem.groups * args.operand_channels, &args.operand_map);
     if (status != cudaSuccess) return status;

@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const WgmmaShared shared(base, args);
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < args.plan.box_slots; ++slot) {
-      barrier_init(shared.box_full(slot), args.plan.element_fill ? kFillWarps : 1);
+      barrier_init(shared.box_full(slot), args.plan.fill_run != 0 ? kFillWarps : 1);
       barrier_init(shared.box_empty(slot), kConsumerWarps);
     }
     for (int slot = 0; slot < args.plan.weight_slots; ++slot) {
@@ -279,13 +279,16 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup >= 2) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kProducerRegisters));
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(producer_registers(kChannelsLast)));
     const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
     if (thread == 0) load_weights(args, shared);
-    if (args.plan.element_fill ? thread >= 32 : thread == 32)
-      fill_boxes<T, !kChannelsLast>(args, shared, thread - 32);
+    if (args.plan.fill_run != 0) {
+      if (thread >= 32) fill_boxes<T, kChannelsLast ? 1 : 8>(args, shared, thread - 32);
+    } else if (thread == 32) {
+      fill_boxes<T, 0>(args, shared, 0);
+    }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kConsumerRegisters));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(consumer_registers(kChannelsLast)));
     consume<T, kColumns, kPlanes, kBlocks, kChannelsLast>(args, shared, warpgroup);
   }
 #endif

@@ -41,9 +41,9 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.segments = ceil_div(d.positions, plan.segment);
   sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan), plan.samples);
   sizes.box_bytes = sizes.box.bytes() * (plan.chunk_units / sizes.box.width);
-  sizes.pairs = sizes.box.span_w / 2 + 1;
-  sizes.pair_rows = kFillThreads / sizes.pairs;
-  sizes.pair_rest = kFillThreads % sizes.pairs;
+  while (2 << sizes.fill_unit_bits <= plan.fill_run &&
+         plan.chunk_units % (2 << sizes.fill_unit_bits) == 0)
+    ++sizes.fill_unit_bits;
   sizes.stage_bytes = plan.stage_units * plan.columns * kWgmmaUnitBytes;
   for (const WindowAxis& axis : plan.axes)
     for (int plane = 0; plane < axis.planes; ++plane)

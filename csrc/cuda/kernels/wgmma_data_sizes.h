@@ -39,7 +39,8 @@ struct WgmmaDataPlan {
   int stage_units;    // of a weight stage: 2, 4, 6 or 8, divides chunk_units
   int box_slots;      // boxes in shared memory
   int weight_slots;   // weight stages in shared memory
-  bool element_fill;  // operand read element by element; else by the copy engine (TMA)
+  int fill_run;       // operand read by warps, so many neighbours along w at a time; 0: by the
+                      // copy engine (TMA)
 };
 
 // 16-byte units of channels side by side in a row of a box: as many as a stage has, or one step's.
@@ -55,12 +56,11 @@ struct WgmmaDataSizes {
   int sample_tiles, tiles_h, tiles_w, segments;
   BoxShape box;
   int box_bytes, stage_bytes;
-  int pairs;                 // of neighbours along w that cover a line of a box
-  int pair_rows, pair_rest;  // the filling threads as lines of pairs, and what remains
-  bool empty_planes;         // some result plane has no tap
-  int taps;                  // of the kernel
-  int64_t stages;            // weight stages of one group
-  bool resident;             // every stage has its own slot
+  int fill_unit_bits;  // log2 of the units that neighbouring filling threads take
+  bool empty_planes;   // some result plane has no tap
+  int taps;            // of the kernel
+  int64_t stages;      // weight stages of one group
+  bool resident;       // every stage has its own slot
   int weights_at, staging_at, tables_at, barriers_at, shared_bytes;
   int64_t items;
   int64_t packed_bytes;

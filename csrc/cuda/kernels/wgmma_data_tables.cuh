@@ -16,7 +16,11 @@ namespace convt3d {
 template <typename T>
 constexpr int kWgmmaUnitElements = kWgmmaUnitBytes / static_cast<int>(sizeof(T));
 constexpr int kWgmmaThreads = 4 * kWarpgroupThreads;
-constexpr int kConsumerRegisters = 192, kProducerRegisters = 64;
+// Together 256 of a pair of threads. Contiguous operands are filled with more loads under way.
+constexpr int producer_registers(bool channels_last) { return channels_last ? 64 : 80; }
+constexpr int consumer_registers(bool channels_last) {
+  return 256 - producer_registers(channels_last);
+}
 
 template <typename T>
 using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
@@ -24,7 +28,7 @@ using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
 struct WgmmaDataArguments {
   WgmmaDataPlan plan;
   WgmmaDataSizes sizes;
-  CUtensorMap operand_map;  // unless plan.element_fill
+  CUtensorMap operand_map;  // if plan.fill_run == 0
   int batch, groups;
   int operand_channels, result_channels;  // per group
   TensorPointer operand, weight, result;
@@ -32,7 +36,6 @@ struct WgmmaDataArguments {
   VectorPointer bias;
   char* packed;
   bool result_in_vectors;  // channels-last: 16-byte stores
-  bool operand_in_pairs;   // 16-bit, contiguous: rows start on 4-byte boundaries and end there
 };
 
 // ---- The order of taps -----------------------------------------------------------------------

@@ -59,6 +59,20 @@ struct TilePosition {
   int sample, h, w;
 };
 
+// Place of a 16-byte unit among rows of `width` units (2, 4 or 8), in units: they are exchanged
+// within 128 bytes (the matrix units' swizzle of this width), so that eight neighbouring rows fall
+// into different banks.
+CONVT3D_HOST_DEVICE inline int swizzled_unit(int row, int unit, int width) {
+  const int first = row * width;
+  return first + ((unit ^ first >> 3) & (width - 1));
+}
+
+// 16-byte units that a thread loads before it stores any, where a load takes `run` neighbours along
+// w: up to 128 bytes (transposed_fill.cuh).
+constexpr int fill_units(int run, int element_bytes) {
+  return run >= 4 ? 1 : run * element_bytes >= 8 ? 2 : element_bytes;
+}
+
 // A tile of the operand in one plane of depth ("box"), of one or several samples: a row is one
 // (sample, h, w) with `width` 16-byte units of channels. Rows are sorted by residue modulo
 // operand_step, so that neighbouring positions read neighbouring rows. Several samples are whole
@@ -94,11 +108,6 @@ struct BoxShape {
   }
   // Bytes from the first to the next `width` units of channels.
   CONVT3D_HOST_DEVICE int bytes() const { return rows * width * 16; }
-  // Place of a unit of a row, in units: 16-byte units are exchanged within 128 bytes (the matrix
-  // units' swizzle of this width), so that eight neighbouring rows fall into different banks.
-  CONVT3D_HOST_DEVICE int unit_at(int row, int unit) const {
-    return row * width + (unit ^ (row * width >> 3 & (width - 1)));
-  }
 };
 
 constexpr int kBoxAlignment = 1024;  // period of the widest swizzle
