@@ -262,7 +262,7 @@ void meet_lanes(const char* what, uint32_t mask, void* operand,
   if (warp.arrived == 0) {
     warp.mask = mask;
     warp.what = what;
-  } else if (warp.mask != mask || std::strcmp(warp.what, what) != 0) {
+  } else if (warp.mask != mask || (warp.what != what && std::strcmp(warp.what, what) != 0)) {
     fail_at(where, "lanes of a warp diverge: %s of mask %08x, others wait in %s of mask %08x", what,
             mask, warp.what, warp.mask);
   }

@@ -47,12 +47,12 @@ std::vector<Run> runs(const Trial& trial) {
 }  // namespace
 
 Engine engine() {
-  return {{Operation::kForward, Operation::kGradInput},
-          {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32},
-          true,
-          {Layout::kContiguous, Layout::kChannelsLast},
-          {},
-          runs};
+  return {.operations = {Operation::kForward, Operation::kGradInput},
+          .types = {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32},
+          .tf32 = true,
+          .layouts = {Layout::kContiguous, Layout::kChannelsLast},
+          .family = {},
+          .runs = runs};
 }
 
 }  // namespace convt3d::emulator

@@ -118,7 +118,7 @@ void run_seed(const Engine& engine, const Options& options, uint64_t seed, Count
   const auto padding = [&]() -> Padding {
     Padding result;
     if (chance(2)) return result;
-    const int unit = chance(2) ? 8 : 1;
+    const int unit = family.aligned || chance(2) ? 8 : 1;
     for (int& extra : result.extra) extra = chance(2) ? unit * static_cast<int>(random() % 3) : 0;
     result.offset = chance(2) ? unit * static_cast<int>(random() % 4) : 0;
     return result;

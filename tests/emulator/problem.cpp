@@ -37,7 +37,10 @@ Problem random_problem(std::mt19937_64& random, const Family& family) {
     problem.batched = true;
     problem.batch = one_of({1, 1, 2, 3, 5});
     problem.groups = one_of({1, 1, 1, 2, 3});
-    const auto channels = [&] { return one_of({8, 16, 32, 48, 64, between(1, 100)}); };
+    const bool aligned = family.aligned && between(0, 9) > 0;
+    const auto channels = [&] {
+      return one_of({8, 16, 32, 48, 64, aligned ? 8 * between(1, 12) : between(1, 100)});
+    };
     if (family.depthwise) {
       problem.groups = one_of({2, 8, 24, 32, between(2, 70)});
       const auto some = [&] { return one_of({1, 1, 1, 2, 3}); };

@@ -10,6 +10,7 @@ namespace convt3d::emulator {
 
 struct Family {
   bool depthwise = false;  // many groups of few channels
+  bool aligned = false;    // 16-byte units of channels and strides, in most problems
   double products = 1e7;   // at most
 };
 Problem random_problem(std::mt19937_64& random, const Family& family);
