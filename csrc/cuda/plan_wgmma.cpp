@@ -27,10 +27,10 @@ constexpr double kStoreStagedBytes = 20;    // contiguous ones
 constexpr double kMemoryBytes = 18;         // of results, per clock
 constexpr double kFillRowClocks = 4;        // per row of a box and the copy engine, at least
 constexpr double kFillUnitBytes = 20;       // per clock, by the copy engine
-constexpr double kFillLoadedBytes = 0.22;   // per clock, by warps and byte that a thread loads ahead
-constexpr double kMostFilledBytes = 24;     // per clock, by warps
-constexpr double kSplitSectorBytes = 128;   // what a run of results off the 32-byte grid costs more
-constexpr double kWeightBytes = 26;         // per clock from the L2 cache
+constexpr double kFillLoadedBytes = 0.22;  // per clock, by warps and byte that a thread loads ahead
+constexpr double kMostFilledBytes = 24;    // per clock, by warps
+constexpr double kSplitSectorBytes = 128;  // what a run of results off the 32-byte grid costs more
+constexpr double kWeightBytes = 26;        // per clock from the L2 cache
 
 double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
 
@@ -277,8 +277,8 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   return search.best;
 }
 
-// Neighbours along w that one load can take: up to 16 bytes, where all lines of such an extent start
-// and end on its boundaries.
+// Neighbours along w that one load can take: up to 16 bytes, where all lines of such an extent
+// start and end on its boundaries.
 int run_of_extent(int extent, const WgmmaDataPlan& plan) {
   int run = plan.unit_elements;
   while (extent % run != 0) run /= 2;
@@ -400,9 +400,8 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
     typical.batch = 16;
-    const auto typical_plan =
-        search_plan(typical, base, pass, channels_last, vectors, typical_run, kMostTileSamples,
-                    device);
+    const auto typical_plan = search_plan(typical, base, pass, channels_last, vectors, typical_run,
+                                          kMostTileSamples, device);
     constexpr Refusal kNoTile{
         "it has no instance with all residues along w, or none whose tile fits into shared memory"};
     if (!typical_plan) return kNoTile;

@@ -18,6 +18,7 @@
 #include "depthwise.h"
 #include "depthwise_arguments.h"
 #include "depthwise_storage.cuh"
+#include "launch.cuh"
 
 namespace convt3d {
 
@@ -59,8 +60,7 @@ cudaError_t launch_depthwise_data_typed(const DepthwiseArguments& args, Depthwis
                   std::min(args.batch, kMostGridDepth));
   const int shared_bytes = weight_bytes(args, vectors ? kDepthwiseVector : 1);
   const auto launch = [&](auto kernel) {
-    kernel<<<grid, kDepthwiseThreads, shared_bytes, stream>>>(args);
-    return cudaGetLastError();
+    return launch_kernel(kernel, grid, kDepthwiseThreads, shared_bytes, stream, args);
   };
   if (shape != DepthwiseShape::kAny)
     return dispatch_shape(shape, [&](auto tag) {

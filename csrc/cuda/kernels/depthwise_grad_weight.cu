@@ -11,6 +11,7 @@
 #include "depthwise_grad_weight_thread.h"
 #include "depthwise_storage.cuh"
 #include "dispatch.cuh"
+#include "launch.cuh"
 
 namespace convt3d {
 namespace {
@@ -42,14 +43,14 @@ template <typename T>
 cudaError_t launch(const DepthwiseWeightArguments& args, DepthwiseShape shape,
                    cudaStream_t stream) {
   const dim3 grid(args.data.map.slabs, args.kernel, args.splits);
-  dispatch_shape(shape, [&](auto tag) {
-    depthwise_grad_weight_kernel<T, decltype(tag)::value>
-        <<<grid, kDepthwiseThreads, 0, stream>>>(args);
+  const cudaError_t status = dispatch_shape(shape, [&](auto tag) {
+    return launch_kernel(depthwise_grad_weight_kernel<T, decltype(tag)::value>, grid,
+                         kDepthwiseThreads, 0, stream, args);
   });
+  if (status != cudaSuccess) return status;
   const int weights = args.rows * args.kernel * args.kernel * args.kernel;
-  depthwise_add_splits_kernel<T>
-      <<<divide_up(weights, kDepthwiseThreads), kDepthwiseThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return launch_kernel(depthwise_add_splits_kernel<T>, divide_up(weights, kDepthwiseThreads),
+                       kDepthwiseThreads, 0, stream, args);
 }
 
 }  // namespace

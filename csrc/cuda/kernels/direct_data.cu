@@ -10,6 +10,7 @@
 //   forward     operand input,       taps of one residue: partners_of_output
 //   grad_input  operand grad_output, all taps:            partners_of_input
 #include "dispatch.cuh"
+#include "launch.cuh"
 #include "tile_geometry.h"
 
 namespace convt3d {
@@ -186,9 +187,8 @@ cudaError_t launch(const Problem& problem, DataType type, const TensorPointer& o
     return dispatch_type(type, [&](auto tag) {
       using T = typename decltype(tag)::type;
       const int64_t blocks = (work_items + kThreads - 1) / kThreads;
-      direct_data_kernel<T, Index, kPass>
-          <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args);
-      return cudaGetLastError();
+      return launch_kernel(direct_data_kernel<T, Index, kPass>, static_cast<unsigned>(blocks),
+                           kThreads, 0, stream, args);
     });
   });
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "dispatch.cuh"
+#include "launch.cuh"
 
 namespace convt3d {
 namespace {
@@ -149,11 +150,13 @@ cudaError_t launch_direct_grad_weight(const Problem& problem, DataType type,
       constexpr int64_t kMostBlocks = std::numeric_limits<int32_t>::max();  // of one launch
       for (; args.first_item < blocks; args.first_item += kMostBlocks) {
         const int64_t left = blocks - args.first_item;
-        direct_grad_weight_kernel<T, Index>
-            <<<static_cast<unsigned>(left < kMostBlocks ? left : kMostBlocks), kThreads, 0,
-               stream>>>(args);
+        const cudaError_t status =
+            launch_kernel(direct_grad_weight_kernel<T, Index>,
+                          static_cast<unsigned>(left < kMostBlocks ? left : kMostBlocks), kThreads,
+                          0, stream, args);
+        if (status != cudaSuccess) return status;
       }
-      return cudaGetLastError();
+      return cudaSuccess;
     });
   });
 }

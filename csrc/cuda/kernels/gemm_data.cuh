@@ -165,8 +165,7 @@ cudaError_t launch_gemm_instance(const GemmDataArguments& args, cudaStream_t str
   const int runs =
       (args.sizes.column_tiles + args.plan.columns_per_block - 1) / args.plan.columns_per_block;
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(args.groups * runs));
-  kernel<<<grid, kGemmThreads, args.sizes.shared_bytes, stream>>>(args);
-  return cudaGetLastError();
+  return launch_kernel(kernel, grid, kGemmThreads, args.sizes.shared_bytes, stream, args);
 }
 
 template <typename T, int kRowFragments, int kColumnGroups>

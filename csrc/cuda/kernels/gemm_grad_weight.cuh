@@ -15,35 +15,16 @@
 #pragma once
 
 #include "gemm_grad_weight_product.cuh"
+#include "launch.cuh"
 
 namespace convt3d {
 
-// Registers can be moved between the warps of a block where instructions of compute capability 9.0
-// alone are compiled (sm_90a).
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-constexpr bool kHasRegisterPools = true;
-#else
-constexpr bool kHasRegisterPools = false;
-#endif
 constexpr int kRoleWarps = 12, kMultiplyWarps = 8;
 // 256 threads of the one and 128 of the other make 64,512 of the 65,536 registers.
 constexpr int kMultiplyRegisters = 216, kFillRegisters = 72;
 
-template <int kCount>
-__device__ __forceinline__ void claim_registers() {
-  if constexpr (kHasRegisterPools)
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kCount));
-}
-template <int kCount>
-__device__ __forceinline__ void release_registers() {
-  if constexpr (kHasRegisterPools)
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kCount));
-}
-
 // The barrier between the two roles, which meet in different places of the code.
-__device__ __forceinline__ void meet_roles() {
-  asm volatile("barrier.sync 1, %0;\n" ::"n"(32 * kRoleWarps) : "memory");
-}
+__device__ __forceinline__ void meet_roles() { meet<1, 32 * kRoleWarps>(); }
 
 // kSingle (float32): one product of TF32 values for one, not three. A branch between the two would
 // spill.
@@ -246,13 +227,12 @@ cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStrea
     if (status != cudaSuccess) return status;
     const auto blocks = static_cast<unsigned>(args.sizes.jobs * args.splits);
     const int threads = 32 * (kWarpRoles ? kRoleWarps : args.tap_warps * args.position_warps);
-    kernel<<<blocks, threads, args.sizes.shared_bytes, stream>>>(args);
-    status = cudaGetLastError();
+    status = launch_kernel(kernel, blocks, threads, args.sizes.shared_bytes, stream, args);
     if (status != cudaSuccess || args.workspace == nullptr) return status;
     const auto fragments =
         static_cast<unsigned>(args.sizes.jobs * args.tap_warps * kTaps * kStill * kMoving);
-    sum_partials<T><<<fragments, 32 * kSumWarps, 0, stream>>>(args, kStill, kMoving, kTaps);
-    return cudaGetLastError();
+    return launch_kernel(sum_partials<T>, fragments, 32 * kSumWarps, 0, stream, args, kStill,
+                         kMoving, kTaps);
   }
   return cudaErrorInvalidValue;
 }

@@ -321,7 +321,7 @@ __device__ __forceinline__ void fill_tile(const FillOperand& operand, const Fill
   }
   const char* source = slice.source + offset * static_cast<int>(sizeof(T));
   // One register pair from here on: the compiler would repeat the sum above in every loop.
-  asm volatile("" : "+l"(source));
+  forget_origin(source);
   switch (operand.fill) {
     case TileFill::kAsync:
       if (inside)

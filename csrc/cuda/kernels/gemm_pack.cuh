@@ -3,6 +3,7 @@
 
 #include "gemm_pack_tables.cuh"
 #include "gemm_pack_units.cuh"
+#include "launch.cuh"
 
 namespace convt3d {
 
@@ -58,8 +59,8 @@ cudaError_t launch_pack_weights(const GemmDataArguments& args, cudaStream_t stre
        {args.pack_headers, args.pack_tails, args.sizes.column_tiles * args.sizes.chunks,
         args.sizes.operand_rows, args.sizes.places, args.sizes.block_rows})
     blocks += pack_blocks(threads);
-  pack_weights<T><<<blocks, kPieceThreads, 0, stream>>>(args, lines, pieces);
-  return cudaGetLastError();
+  return launch_kernel(pack_weights<T>, static_cast<unsigned>(blocks), kPieceThreads, 0, stream,
+                       args, lines, pieces);
 }
 
 }  // namespace convt3d

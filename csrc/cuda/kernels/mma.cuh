@@ -8,6 +8,37 @@
 
 namespace convt3d {
 
+// Registers can be moved between the warps of a block where instructions of compute capability 9.0
+// alone are compiled (sm_90a).
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kHasRegisterPools = true;
+#else
+constexpr bool kHasRegisterPools = false;
+#endif
+// The registers of each thread from here on: more than before, or fewer. For whole warpgroups.
+template <int kCount>
+__device__ __forceinline__ void claim_registers() {
+  if constexpr (kHasRegisterPools)
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void release_registers() {
+  if constexpr (kHasRegisterPools)
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
+// A barrier at which warps may meet in different places of the code.
+template <int kId, int kThreads>
+__device__ __forceinline__ void meet() {
+  asm volatile("barrier.sync %0, %1;\n" ::"n"(kId), "n"(kThreads) : "memory");
+}
+
+// Makes the compiler forget how it got this pointer.
+template <typename T>
+__device__ __forceinline__ void forget_origin(T*& pointer) {
+  asm volatile("" : "+l"(pointer));
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }

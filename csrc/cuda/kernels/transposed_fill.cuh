@@ -119,7 +119,7 @@ __device__ __forceinline__ void fill_transposed(const FilledLines& fill, const S
           else
             values[k][j].clear();
           source += channel_stride;
-          asm volatile("" : "+l"(source));  // else all addresses are computed first
+          forget_origin(source);  // else all addresses are computed first
         }
         if (kUnits > 1) source += (unit_step - 1) * kElements * channel_stride;
       }

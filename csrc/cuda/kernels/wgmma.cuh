@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "matrix_address.cuh"
 #include "mma.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -48,6 +49,10 @@ __device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) 
       : "memory");
   return done != 0;
 }
+// Makes the initialized barriers visible to the copy engine.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -83,6 +88,17 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t row, const ui
                "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
                : "memory");
 }
+// In assembly because the compiler takes 16-byte stores apart where their words do not happen to
+// lie in neighbouring registers.
+__device__ __forceinline__ void store_vector(void* target, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+__device__ __forceinline__ void store_half_vector(void* target, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(target), "r"(words[0]), "r"(words[1])
+               : "memory");
+}
 __device__ __forceinline__ void store_shared(uint32_t address, uint4 value) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x),
                "r"(value.y), "r"(value.z), "r"(value.w)
@@ -102,26 +118,8 @@ __device__ __forceinline__ void fence_for_wgmma() {
 }
 
 // ---- Matrix products -------------------------------------------------------------------------
-// Operands with depth fastest. Without swizzle, 8 rows x 16 bytes lie together and `depth_pitch` is
-// the distance of the two 16-byte halves of a step; with it, a row is `width` 16-byte units.
-// `row_pitch`: bytes between groups of eight rows.
-struct MatrixAddress {
-  uint32_t low;   // address in 16-byte units, depth pitch: moves with the address
-  uint32_t high;  // row pitch, swizzle
-
-  __device__ MatrixAddress(uint32_t address, uint32_t depth_pitch, uint32_t row_pitch,
-                           int width = 1)
-      : low((address & 0x3ffff) >> 4 | depth_pitch >> 4 << 16),
-        high(row_pitch >> 4 | (width == 8   ? 1u
-                               : width == 4 ? 2u
-                               : width == 2 ? 3u
-                                            : 0u)
-                                  << 30) {}
-  // The descriptor with another low part.
-  __device__ __forceinline__ uint64_t with(uint32_t other) const {
-    return static_cast<uint64_t>(high) << 32 | other;
-  }
-};
+// A register that the tensor cores write: keeps the compiler from moving other accesses across.
+__device__ __forceinline__ void pin(float& sum) { asm volatile("" : "+f"(sum)::"memory"); }
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }

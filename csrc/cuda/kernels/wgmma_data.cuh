@@ -25,7 +25,6 @@
 
 namespace convt3d {
 
-// Registers that the tensor cores write: keeps the compiler from moving other accesses across.
 template <int kBlocks, int kPlanes, int kSums>
 __device__ __forceinline__ void pin(float (&sums)[kBlocks][kPlanes][kSums]) {
 #pragma unroll
@@ -33,7 +32,7 @@ __device__ __forceinline__ void pin(float (&sums)[kBlocks][kPlanes][kSums]) {
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p)
 #pragma unroll
-      for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[block][p][i])::"memory");
+      for (int i = 0; i < kSums; ++i) pin(sums[block][p][i]);
 }
 
 // The products of one warpgroup.
@@ -271,7 +270,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       barrier_init(shared.weight_full(slot), 1);
       barrier_init(shared.weight_empty(slot), kConsumerWarps);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
   }
   write_wgmma_tables<T>(args, shared);
   clear_ends_of_boxes(args, shared);
@@ -279,7 +278,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup >= 2) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(producer_registers(kChannelsLast)));
+    release_registers<producer_registers(kChannelsLast)>();
     const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
     if (thread == 0) load_weights(args, shared);
     if (args.plan.fill_run != 0) {
@@ -288,7 +287,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       fill_boxes<T, 0>(args, shared, 0);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(consumer_registers(kChannelsLast)));
+    claim_registers<consumer_registers(kChannelsLast)>();
     consume<T, kColumns, kPlanes, kBlocks, kChannelsLast>(args, shared, warpgroup);
   }
 #endif

@@ -112,8 +112,7 @@ __device__ __forceinline__ void fill_box_runs(const WgmmaDataArguments& args,
   const auto line_source = [&](int line) {
     const int sample = shape.sample_of_line(line);
     const int y = from.y + line - sample * shape.span_h;
-    const bool inside =
-        sample < from.samples && inside_extent(y, args.plan.axes[1].operand_extent);
+    const bool inside = sample < from.samples && inside_extent(y, args.plan.axes[1].operand_extent);
     return LineSource<T>{from.source + (inside ? sample * stride_n + y * stride_h : 0), inside};
   };
   const auto row_of = [&](int line, int column) {
@@ -172,9 +171,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                 (static_cast<int64_t>(item.group) * args.operand_channels + channel) *
                     args.operand.stride[1] +
                 z * args.operand.stride[2],
-            y,
-            x,
-            min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
+            y, x, min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
             inside_extent(z, d.operand_extent) ? item.samples : 0};
         const uint32_t box = shared.boxes + offset;
         if constexpr (kMostRun > 1) {

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "launch.cuh"
 #include "wgmma_data.cuh"
 #include "wgmma_data_pack.cuh"
 #include "wgmma_shapes.h"
@@ -21,17 +22,8 @@ cudaError_t launch_wgmma_shape(const WgmmaDataArguments& args, int blocks, cudaS
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
     if (status != cudaSuccess) return status;
     // Starts, writes its tables and fills its first boxes while the weights are being packed.
-    cudaLaunchAttribute early{};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t launch{};
-    launch.gridDim = dim3(static_cast<unsigned>(blocks));
-    launch.blockDim = dim3(kWgmmaThreads);
-    launch.dynamicSmemBytes = static_cast<size_t>(args.sizes.shared_bytes);
-    launch.stream = stream;
-    launch.attrs = &early;
-    launch.numAttrs = 1;
-    return cudaLaunchKernelEx(&launch, kernel, args);
+    return launch_kernel(kernel, static_cast<unsigned>(blocks), kWgmmaThreads,
+                         args.sizes.shared_bytes, stream, PreviousKernel::kOverlaps, args);
   } else {
     return cudaErrorInvalidValue;
   }

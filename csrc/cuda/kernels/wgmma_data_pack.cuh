@@ -4,6 +4,7 @@
 //   shared -> packed   tap by tap, neighbouring threads to neighbouring columns
 #pragma once
 
+#include "launch.cuh"
 #include "weight_piece.cuh"
 #include "wgmma_data_tables.cuh"
 
@@ -194,8 +195,8 @@ cudaError_t launch_pack_wgmma_weights(const WgmmaDataArguments& args, bool chann
   const dim3 blocks(static_cast<unsigned>(pieces.unit_parts.value() * pieces.tap_parts),
                     static_cast<unsigned>(pieces.channel_parts),
                     static_cast<unsigned>(args.groups));
-  pack_wgmma_weights<T><<<blocks, kPieceThreads, 0, stream>>>(args, pieces, channels_last);
-  return cudaGetLastError();
+  return launch_kernel(pack_wgmma_weights<T>, blocks, kPieceThreads, 0, stream, args, pieces,
+                       channels_last);
 }
 
 }  // namespace convt3d

@@ -31,16 +31,15 @@ struct WgmmaDataPlan {
   bool flattened;     // positions: h and w as one axis with the halo between; else 8 x 8 squares
   bool side_by_side;  // squares: the second warpgroup lies beside the first, else below
   int tile_h, tile_w;
-  int samples;        // more than one: flattened tiles of whole images, one behind the other
-  int segment;        // positions along d per work item
-  double clocks;      // predicted, of one multiprocessor
-  int column_parts;   // work items that share the column tiles of a tile
-  int chunk_units;    // 16-byte units of operand channels in shared memory at once
-  int stage_units;    // of a weight stage: 2, 4, 6 or 8, divides chunk_units
-  int box_slots;      // boxes in shared memory
-  int weight_slots;   // weight stages in shared memory
-  int fill_run;       // operand read by warps, so many neighbours along w at a time; 0: by the
-                      // copy engine (TMA)
+  int samples;       // more than one: flattened tiles of whole images, one behind the other
+  int segment;       // positions along d per work item
+  double clocks;     // predicted, of one multiprocessor
+  int column_parts;  // work items that share the column tiles of a tile
+  int chunk_units;   // 16-byte units of operand channels in shared memory at once
+  int stage_units;   // of a weight stage: 2, 4, 6 or 8, divides chunk_units
+  int box_slots;     // boxes in shared memory
+  int weight_slots;  // weight stages in shared memory
+  int fill_run;      // neighbours along w that warps read the operand by; 0: the copy engine does
 };
 
 // 16-byte units of channels side by side in a row of a box: as many as a stage has, or one step's.

@@ -35,18 +35,6 @@ struct ResultTile {
 };
 
 // ---- Channels-last -----------------------------------------------------------------------------
-// In assembly because the compiler takes 16-byte stores apart where their words do not happen to
-// lie in neighbouring registers.
-__device__ __forceinline__ void store_vector(void* target, const uint32_t (&words)[4]) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words[0]),
-               "r"(words[1]), "r"(words[2]), "r"(words[3])
-               : "memory");
-}
-__device__ __forceinline__ void store_half_vector(void* target, const uint32_t (&words)[4]) {
-  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(target), "r"(words[0]), "r"(words[1])
-               : "memory");
-}
-
 // Eight (in a last half, four) neighbouring channels of a position at a time.
 template <typename T, int kColumns, int kBlocks>
 __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& args,

@@ -21,6 +21,7 @@
 #include <iterator>
 #include <utility>
 
+#include "launch.cuh"
 #include "mma.cuh"
 #include "scalar.cuh"
 #include "wgmma.cuh"
@@ -180,7 +181,7 @@ __device__ __forceinline__ void pin_sums(float (&sums)[kTiles][kSums]) {
 #pragma unroll
   for (int t = 0; t < kTiles; ++t)
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[t][i])::"memory");
+    for (int i = 0; i < kSums; ++i) pin(sums[t][i]);
 }
 
 // A descriptor of one operand, of stage 0.
@@ -315,7 +316,7 @@ __global__ void __launch_bounds__(kContractThreads, 1)
       barrier_init(shared.full(stage), 1);
       barrier_init(shared.empty(stage), 2 * kWarpgroupThreads / 32);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    fence_barrier_init();
   }
   // Rows that pad a tile are never filled; what they meet must be finite.
   for (int at = threadIdx.x * 16; at < sizes.tables_at; at += kContractThreads * 16)
@@ -332,12 +333,12 @@ __global__ void __launch_bounds__(kContractThreads, 1)
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup == 2) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kContractFillRegisters));
+    release_registers<kContractFillRegisters>();
     if (threadIdx.x == 2 * kWarpgroupThreads)
       fill_contraction(args, job, shared, range, first, last);
     return;
   }
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kContractRegisters));
+  claim_registers<kContractRegisters>();
   float sums[kTiles][kColumns / 2];
   contract<T, kColumns, kTiles>(args, shared, warpgroup, last - first, sums);
 
@@ -404,8 +405,7 @@ cudaError_t launch_contraction_shape(const WgmmaGradWeightArguments& args, cudaS
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
   if (status != cudaSuccess) return status;
   const auto blocks = static_cast<unsigned>(args.sizes.jobs * args.plan.splits);
-  kernel<<<blocks, kContractThreads, args.sizes.shared_bytes, stream>>>(args);
-  return cudaGetLastError();
+  return launch_kernel(kernel, blocks, kContractThreads, args.sizes.shared_bytes, stream, args);
 }
 
 template <typename T, size_t... kIndex>
@@ -427,8 +427,7 @@ cudaError_t launch_wgmma_grad_weight_typed(const WgmmaGradWeightArguments& args,
       args, stream, std::make_index_sequence<std::size(kWgmmaGradWeightShapes)>{});
   if (status != cudaSuccess || args.workspace == nullptr) return status;
   const auto blocks = static_cast<unsigned>(args.sizes.partials / kWarpgroupThreads);
-  sum_contractions<T><<<blocks, kWarpgroupThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return launch_kernel(sum_contractions<T>, blocks, kWarpgroupThreads, 0, stream, args);
 }
 
 }  // namespace convt3d

@@ -1,0 +1,58 @@
+#include "cuda/kernels/wgmma_data.h"
+#include "cuda/plan_wgmma.h"
+#include "engine.h"
+
+namespace convt3d::emulator {
+namespace {
+
+std::string text_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
+  char text[400];
+  std::snprintf(text, sizeof(text),
+                "columns %d, w_planes %d, blocks %d, %s %dx%d, samples %d, segment %d, parts %d, "
+                "chunk_units %d, stage_units %d, box_slots %d, weight_slots %d, %s, %s, %d items",
+                plan.columns, plan.w_planes, plan.blocks,
+                plan.flattened      ? "flattened"
+                : plan.side_by_side ? "side by side"
+                                    : "one below the other",
+                plan.tile_h, plan.tile_w, plan.samples, plan.segment, plan.column_parts,
+                plan.chunk_units, plan.stage_units, plan.box_slots, plan.weight_slots,
+                plan.fill_run == 0 ? "copy engine" : "filled by warps",
+                sizes.resident ? "resident" : "streamed", static_cast<int>(sizes.items));
+  return text;
+}
+
+std::vector<Run> runs(const Trial& trial) {
+  Alternatives<WgmmaDataPlan> alternatives;
+  const auto best =
+      plan_wgmma_data(trial.problem, trial.pass(), trial.type, trial.first, trial.result,
+                      trial.allow_tf32, trial.device, true, &alternatives);
+  if (!best) return {};
+  std::vector<Run> result;
+  const bool channels_last = trial.result.stride[1] < trial.result.stride[4];
+  const auto add = [&](const WgmmaDataPlan& plan) {
+    const WgmmaDataSizes sizes = wgmma_data_sizes(trial.problem, trial.pass(), channels_last, plan);
+    result.push_back({text_of(plan, sizes), [&trial, plan, sizes] {
+                        Scratch scratch(sizes.packed_bytes);
+                        return launch_wgmma_data(trial.problem, trial.pass(), trial.type, plan,
+                                                 trial.first, trial.second, trial.bias,
+                                                 trial.result, scratch.data(),
+                                                 trial.device.multiprocessors, nullptr);
+                      }});
+  };
+  add(*best);
+  for (const auto& [kind, alternative] : alternatives.all()) add(alternative.plan);
+  return result;
+}
+
+}  // namespace
+
+Engine engine() {
+  return {.operations = {Operation::kForward, Operation::kGradInput},
+          .types = {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32},
+          .tf32 = true,
+          .layouts = {Layout::kContiguous, Layout::kChannelsLast},
+          .family = {},
+          .runs = runs};
+}
+
+}  // namespace convt3d::emulator

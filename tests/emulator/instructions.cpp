@@ -1,0 +1,73 @@
+#include "instructions.h"
+
+#include <cstring>
+#include <memory>
+
+#include "shared_memory.h"
+
+namespace convt3d::emulator {
+
+float value_of(Element element, const char* source) {
+  if (element == Element::kFloat16) {
+    // Conversion in software is slow.
+    static const auto values = [] {
+      auto table = std::make_unique<float[]>(65536);
+      for (unsigned bits = 0; bits < 65536; ++bits) {
+        __half_raw raw;
+        raw.x = static_cast<unsigned short>(bits);
+        table[bits] = __half2float(__half(raw));
+      }
+      return table;
+    }();
+    uint16_t bits;
+    std::memcpy(&bits, source, sizeof(bits));
+    return values[bits];
+  }
+  uint32_t bits = 0;
+  if (element == Element::kBFloat16) {
+    std::memcpy(reinterpret_cast<char*>(&bits) + 2, source, 2);
+  } else {
+    std::memcpy(&bits, source, 4);
+    bits &= 0xffffe000u;
+  }
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+uint32_t round_to_tf32(uint32_t bits) {
+  const bool finite = (bits >> 23 & 255) != 255;
+  return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
+}
+
+void store_global(void* target, const uint32_t* words, int bytes) {
+  if (reinterpret_cast<uintptr_t>(target) % static_cast<uintptr_t>(bytes) != 0)
+    fail("a store of %d bytes at %p", bytes, target);
+  std::memcpy(target, words, static_cast<size_t>(bytes));
+}
+
+void store_matrices_transposed(uint32_t row, const uint32_t* words, int matrices,
+                               const Where& where) {
+  struct Operand {
+    uint32_t row;
+    const uint32_t* words;
+  } operand{row, words};
+  meet_lanes(
+      "stmatrix.trans", kWholeWarp, &operand,
+      [matrices](const Operands& lanes) {
+        const auto of = [&](int lane) { return *static_cast<const Operand*>(lanes[lane]); };
+        for (int m = 0; m < matrices; ++m)
+          for (int r = 0; r < 8; ++r) {
+            char* const target = memory_at(of(8 * m + r).row, 16, 16, "stmatrix");
+            // Element (i, r) of the matrix that the lanes hold becomes element i of row r.
+            for (int i = 0; i < 8; ++i) {
+              const uint32_t word = of(4 * i + r / 2).words[m];
+              const auto half = static_cast<uint16_t>(word >> 16 * (r % 2));
+              std::memcpy(target + 2 * i, &half, sizeof(half));
+            }
+          }
+      },
+      where);
+}
+
+}  // namespace convt3d::emulator

@@ -1,0 +1,46 @@
+// The warp's and warpgroup's matrix instructions.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "block.h"
+
+namespace convt3d::emulator {
+
+enum class Element { kFloat16, kBFloat16, kTf32 };
+template <typename T>
+constexpr Element kElementOf = Element::kTf32;
+template <>
+inline constexpr Element kElementOf<__half> = Element::kFloat16;
+template <>
+inline constexpr Element kElementOf<__nv_bfloat16> = Element::kBFloat16;
+
+constexpr int bytes_of(Element element) { return element == Element::kTf32 ? 4 : 2; }
+// The value that tensor cores read: of TF32 the upper 19 bits.
+float value_of(Element element, const char* source);
+// Nearest TF32 value, ties away from zero, as float bits.
+uint32_t round_to_tf32(uint32_t bits);
+
+// ---- Warpgroup products (wgmma) --------------------------------------------------------------
+struct WgmmaProduct {
+  Element element;
+  int columns;
+  bool transposed;  // rows of both operands are fastest, not the depth
+  uint64_t left, right;
+  bool accumulate;
+
+  bool operator==(const WgmmaProduct&) const = default;
+};
+void wgmma(const WgmmaProduct& product, float* sums, const Where& where);
+void wgmma_commit();
+void wgmma_wait(int pending, const Where& where);
+
+// ---- Memory ----------------------------------------------------------------------------------
+void store_matrices_transposed(uint32_t row, const uint32_t* words, int matrices,
+                               const Where& where);
+void store_global(void* target, const uint32_t* words, int bytes);
+
+}  // namespace convt3d::emulator
