@@ -144,6 +144,11 @@ struct Search {
     const WgmmaDataSizes whole = sizes_of(plan);
     constexpr int kMostParts = 64;
     const int columns = whole.column_tiles;
+    // The warpgroups take turns where a column tile passes by once. The second must not keep the
+    // first from stages it needs before the second may start.
+    plan.lead = whole.chunks > 1 ? 0
+                : whole.resident ? static_cast<int>(whole.stages)
+                                 : plan.weight_slots - 1;
     int tried = 0;
     for (int each = columns; each >= 1; each -= (each + 3) / 4) {  // column tiles per part
       const int parts = (columns + each - 1) / each;

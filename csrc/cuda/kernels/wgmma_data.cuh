@@ -47,7 +47,10 @@ struct Consumer {
   // The ring of weights: barrier and address of the next stage, parity of its phase.
   uint32_t stage_full, parity = 0;
   int stage_at;
-  uint32_t unfreed = 0;  // barrier that frees the stage before, whose products may be under way
+  // Barriers that free the stages before, newest first, whose products may be under way.
+  static constexpr int kAhead = wgmma_stages_ahead(kBlocks);
+  uint32_t unfreed[kAhead] = {};
+  int until_grant = 0;  // stages until the other warpgroup may multiply
   // The ring of boxes.
   RingCursor next_box;  // first not yet waited for
   int window_slot = 0;  // slot of the window's first box
@@ -98,6 +101,21 @@ struct Consumer {
     __syncwarp();
   }
 
+  __device__ __forceinline__ void free_oldest_stage() {
+    if (unfreed[kAhead - 1] != 0 && lane == 0) barrier_arrive(unfreed[kAhead - 1]);
+#pragma unroll
+    for (int i = kAhead - 1; i > 0; --i) unfreed[i] = unfreed[i - 1];
+    unfreed[0] = 0;
+  }
+  // Turns: barrier 3 is that of the first warpgroup, 4 that of the second.
+  static __device__ __forceinline__ bool leads() { return threadIdx.x < kWarpgroupThreads; }
+  static __device__ __forceinline__ void await_turn() {
+    named_barrier(leads() ? 3 : 4, 2 * kWarpgroupThreads);
+  }
+  static __device__ __forceinline__ void grant_turn() {
+    named_arrive(leads() ? 4 : 3, 2 * kWarpgroupThreads);
+  }
+
   // One stage of plane p: straight code, so that its products leave back to back. `accumulate` is
   // false for the first products of a plane.
   template <int kSteps>
@@ -112,9 +130,10 @@ struct Consumer {
                                      b + step * 2 * kColumns, step > 0 || accumulate);
     }
     wgmma_commit();
-    wgmma_wait<1>();
-    if (unfreed != 0 && lane == 0) barrier_arrive(unfreed);
-    if (!args.sizes.resident) unfreed = stage_full + 8 * shared.weight_slots;
+    wgmma_wait<kAhead>();
+    free_oldest_stage();
+    if (!args.sizes.resident) unfreed[0] = stage_full + 8 * shared.weight_slots;
+    if (--until_grant == 0) grant_turn();
     stage_full += 8;
     stage_at += stage_units;
     if (stage_full == shared.weight_full(shared.weight_slots)) {
@@ -158,9 +177,16 @@ struct Consumer {
     }
   }
 
-  // The sums of a column tile.
-  __device__ __forceinline__ void multiply(const ColumnPlace& tile) {
+  // The sums of a column tile. With plan.lead, the warpgroups take turns: the first starts when the
+  // second has issued its products of the tile before, the second follows it by so many stages.
+  // Then one multiplies while the other stores.
+  __device__ __forceinline__ void multiply(const ColumnPlace& tile, bool first_tile,
+                                           bool last_tile) {
     const WgmmaDataPlan& plan = args.plan;
+    if (plan.lead != 0) {
+      if (!leads() || !first_tile) await_turn();
+      until_grant = leads() ? plan.lead : 1 << 30;
+    }
     pin(sums);
     wgmma_fence();
 #pragma unroll 1
@@ -185,9 +211,11 @@ struct Consumer {
         free_boxes(plan.axes[0].window);
       }
     }
+    if (until_grant > 0 && (leads() || !last_tile)) grant_turn();
+    until_grant = 0;
     wgmma_wait<0>();
-    if (unfreed != 0 && lane == 0) barrier_arrive(unfreed);
-    unfreed = 0;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) free_oldest_stage();
     __syncwarp();
     pin(sums);
     // A plane without taps is never multiplied. Selections, not a branch: see C7520 of ptxas.
@@ -229,7 +257,12 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
 #pragma unroll 1
       for (int column = item.first_column; column < item.last_column; ++column) {
         const ColumnPlace tile = shared.columns[column];
-        consumer.multiply(tile);
+        const bool last_column = column == item.last_column - 1, last_t = t == item.last_d - 1;
+        consumer.multiply(tile,
+                          index == blockIdx.x && t == item.first_d && column == item.first_column,
+                          index + gridDim.x >= sizes.items && last_t && last_column);
+        if (sizes.chunks == 1 && last_column)
+          consumer.free_boxes(last_t ? d.window : box_advance(d));
         const int z = d.result_step * t + tile.d;
         if (z < d.result_extent) {
           const ResultTile<T> to{
@@ -250,7 +283,6 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
         // The compiler must see all warps together before the next product: see C7520 of ptxas.
         named_barrier(1 + warpgroup, kWarpgroupThreads);
       }
-      if (sizes.chunks == 1) consumer.free_boxes(t == item.last_d - 1 ? d.window : box_advance(d));
     }
   }
 }

@@ -39,8 +39,12 @@ struct WgmmaDataPlan {
   int stage_units;   // of a weight stage: 2, 4, 6 or 8, divides chunk_units
   int box_slots;     // boxes in shared memory
   int weight_slots;  // weight stages in shared memory
-  int fill_run;      // neighbours along w that warps read the operand by; 0: the copy engine does
+  int lead;  // stages of a column tile by which the second warpgroup follows the first; 0: no order
+  int fill_run;  // neighbours along w that warps read the operand by; 0: the copy engine does
 };
+
+// Weight stages whose products may be under way when the next are issued.
+constexpr int wgmma_stages_ahead(int blocks) { return blocks == 1 ? 2 : 1; }
 
 // 16-byte units of channels side by side in a row of a box: as many as a stage has, or one step's.
 constexpr int box_width(const WgmmaDataPlan& plan) {
