@@ -24,6 +24,7 @@ constexpr double kStepClocks = 300;         // per position along d
 constexpr double kItemClocks = 2000;        // first boxes of a work item
 constexpr double kStoreVectorBytes = 24;    // channels-last results, per clock and warpgroup
 constexpr double kStoreStagedBytes = 20;    // contiguous ones
+constexpr double kMergedSums = 20;          // of merged taps, per clock and warpgroup
 constexpr double kMemoryBytes = 18;         // of results, per clock
 constexpr double kFillRowClocks = 4;        // per row of a box and the copy engine, at least
 constexpr double kFillUnitBytes = 20;       // per clock, by the copy engine
@@ -47,13 +48,15 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
   const double tiles = std::ceil(sizes.column_tiles / parts);
   const double stages = sizes.stages * tiles / sizes.column_tiles;
   const double stage_clocks =
-      std::max(2 * plan.blocks * plan.stage_units / 2. * product_clocks(plan.columns),
+      std::max(2 * plan.blocks * plan.stage_units / 2. * product_clocks(product_columns(plan)),
                kStageClocks) +
       kStageOverhead;
   const double changes = sizes.chunks > 1 ? sizes.chunks * kChunkClocks : kColumnTileClocks;
   const double products = stages * stage_clocks + tiles * changes;
   const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
-  const double store = stored / (result_channels_last ? kStoreVectorBytes : kStoreStagedBytes);
+  const double merged = tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
+  const double store = stored / (result_channels_last ? kStoreVectorBytes : kStoreStagedBytes) +
+                       merged / kMergedSums;
   const double boxes = sizes.chunks > 1 ? static_cast<double>(d.window) * sizes.chunks * tiles
                                         : std::min(d.window, d.operand_step);
   const double box_rows = sizes.box_bytes / (16. * sizes.box.width);
@@ -86,6 +89,14 @@ int images_in_rows(const WgmmaDataPlan& plan, int rows) {
   const BoxShape box = box_shape(h, w, h.positions, w.positions, 2, 2);
   const int last = box.row_of({0, h.positions - 1, w.positions - 1});
   return last < rows ? (rows - 1 - last) / box.sample_rows + 1 : 0;
+}
+
+// Whether an instance has all taps along w side by side: of one column tile of channels, and read
+// no further away than the eight rows of a lane.
+bool can_merge(const WindowAxis& w, const WgmmaShape& shape, int64_t result_channels) {
+  const int64_t padded = (result_channels + 7) / 8 * 8;
+  return shape.merged_taps == w.taps() && shape.w_planes == w.planes && w.operand_step == 1 &&
+         w.window <= 8 && shape.columns == padded;
 }
 
 // ---- Candidates --------------------------------------------------------------------------------
@@ -168,8 +179,8 @@ struct Search {
           best.clocks = cost;
         }
         if (alternatives != nullptr)
-          alternatives->offer({plan.columns, plan.w_planes, plan.blocks, plan.flattened,
-                               plan.side_by_side, plan.fill_run},
+          alternatives->offer({plan.columns, plan.w_planes, plan.blocks, plan.merged_taps,
+                               plan.flattened ? 2 : plan.side_by_side, plan.fill_run},
                               plan, cost);
       }
     }
@@ -177,13 +188,13 @@ struct Search {
 
   void tiles(WgmmaDataPlan plan) {
     const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-    const int rows = 2 * 64 * plan.blocks;
+    const int run_rows = wgmma_run_rows(plan), rows = kWgmmaRuns * run_rows;
     plan.flattened = false;
     plan.samples = 1;
     for (bool side_by_side : {false, true}) {
       plan.side_by_side = side_by_side;
       plan.tile_h = side_by_side ? 8 : 16;
-      plan.tile_w = side_by_side ? 16 * plan.blocks : 8 * plan.blocks;
+      plan.tile_w = side_by_side ? 2 * run_rows : run_rows;
       divide_memory(plan);
     }
     plan.flattened = true;
@@ -226,7 +237,6 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   const int unit = axes.unit_elements;
   const int units = static_cast<int>((operand_channels + unit - 1) / unit);
   WgmmaDataPlan base = axes;
-  base.w_planes = channels_last ? 1 : base.axes[2].planes;
   Search search{problem, pass, channels_last, most_samples, device, alternatives};
   const auto consider_chunk = [&](int chunk_units, int stage_units) {
     base.chunk_units = chunk_units;
@@ -236,10 +246,17 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
         vectors && (problem.groups == 1 || operand_channels % (unit * base.chunk_units) == 0);
     base.fill_run = by_tensor ? 0 : run;
     const auto consider = [&](const WgmmaShape& shape) {
-      if (shape.w_planes != base.w_planes || !exists(shape, unit)) return;
-      if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
+      if (!exists(shape, unit)) return;
+      if (shape.merged_taps > 0) {
+        if (!can_merge(base.axes[2], shape, result_channels)) return;
+      } else {
+        if (shape.w_planes != (channels_last ? 1 : base.axes[2].planes)) return;
+        if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
+      }
       WgmmaDataPlan plan = base;
       plan.columns = shape.columns;
+      plan.w_planes = shape.w_planes;
+      plan.merged_taps = shape.merged_taps;
       plan.blocks = shape.blocks;
       search.tiles(plan);
     };
@@ -313,7 +330,7 @@ const char* drawback_of(const Problem& problem, Pass pass, bool channels_last,
   if (small) {
     // However many samples there are.
     constexpr double kLeastUseful = 0.3;
-    const int rows = 2 * 64 * plan.blocks;
+    const int rows = kWgmmaRuns * wgmma_run_rows(plan);
     if (images_in_rows(plan, rows) * h.positions * w.positions < kLeastUseful * rows)
       return "most rows of a product would be padding";
   }

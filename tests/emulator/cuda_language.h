@@ -81,37 +81,40 @@ inline void __syncwarp(
 }
 
 namespace convt3d::emulator {
-// `lane_of(lane)`: the lane whose value a lane gets; itself where that is none.
-template <typename T, typename LaneOf>
-T shuffle(const char* what, unsigned mask, T value, const LaneOf& lane_of, const Where& where) {
-  T result[2] = {value, value};  // own, received
+// The value of lane `from`, its own where there is no such lane.
+template <typename T>
+T shuffle(const char* what, unsigned mask, T value, int from, const Where& where) {
+  struct Lane {
+    T own, received;
+    int from;
+  };
+  Lane mine{value, value, from};
   meet_lanes(
-      what, mask, result,
+      what, mask, &mine,
       [&](const Operands& lanes) {
         for (int lane = 0; lane < kWarpThreads; ++lane) {
           if ((mask >> lane & 1) == 0) continue;
-          const int other = lane_of(lane);
-          if (other < 0 || other >= kWarpThreads) continue;
-          if ((mask >> other & 1) == 0) fail_at(where, "%s: lane %d is not there", what, other);
-          static_cast<T*>(lanes[lane])[1] = static_cast<T*>(lanes[other])[0];
+          Lane& to = *static_cast<Lane*>(lanes[lane]);
+          if (to.from < 0 || to.from >= kWarpThreads) continue;
+          if ((mask >> to.from & 1) == 0) fail_at(where, "%s: lane %d is not there", what, to.from);
+          to.received = static_cast<Lane*>(lanes[to.from])->own;
         }
       },
       where);
-  return result[1];
+  return mine.received;
 }
 }  // namespace convt3d::emulator
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source,
               const convt3d::emulator::Where& where = convt3d::emulator::Where::current()) {
-  return convt3d::emulator::shuffle(
-      "__shfl_sync", mask, value, [=](int) { return source & 31; }, where);
+  return convt3d::emulator::shuffle("__shfl_sync", mask, value, source & 31, where);
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, int distance,
                    const convt3d::emulator::Where& where = convt3d::emulator::Where::current()) {
-  return convt3d::emulator::shuffle(
-      "__shfl_down_sync", mask, value, [=](int lane) { return lane + distance; }, where);
+  const int lane = convt3d::emulator::this_lane();
+  return convt3d::emulator::shuffle("__shfl_down_sync", mask, value, lane + distance, where);
 }
 inline int __any_sync(unsigned mask, int predicate,
                       const convt3d::emulator::Where& where = convt3d::emulator::Where::current()) {

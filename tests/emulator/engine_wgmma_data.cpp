@@ -8,10 +8,11 @@ namespace {
 std::string text_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
   char text[400];
   std::snprintf(text, sizeof(text),
-                "columns %d, w_planes %d, blocks %d, %s %dx%d, samples %d, segment %d, parts %d, "
+                "columns %d, w_planes %d, merged_taps %d, blocks %d, %s %dx%d, samples %d, segment "
+                "%d, parts %d, "
                 "chunk_units %d, stage_units %d, box_slots %d, weight_slots %d, lead %d, fill_run "
                 "%d, %s, %d items",
-                plan.columns, plan.w_planes, plan.blocks,
+                plan.columns, plan.w_planes, plan.merged_taps, plan.blocks,
                 plan.flattened      ? "flattened"
                 : plan.side_by_side ? "side by side"
                                     : "one below the other",

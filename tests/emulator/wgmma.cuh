@@ -81,6 +81,10 @@ inline void fence_for_wgmma() {}
 inline void pin(float&) {}
 inline void wgmma_fence() {}
 inline void wgmma_commit() { emulator::wgmma_commit(); }
+inline float shuffle_sum(float sum, int lane,
+                         const emulator::Where& where = emulator::Where::current()) {
+  return __shfl_sync(0xffffffffu, sum, lane, where);
+}
 template <int kPending>
 void wgmma_wait(const emulator::Where& where = emulator::Where::current()) {
   emulator::wgmma_wait(kPending, where);

@@ -131,6 +131,12 @@ __device__ __forceinline__ void wgmma_fence() {
 __device__ __forceinline__ void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
+// Another lane's sum. With the compiler's own shuffle, ptxas serialises the products (C7511).
+__device__ __forceinline__ float shuffle_sum(float sum, int lane) {
+  float other;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, -1;" : "=f"(other) : "f"(sum), "r"(lane));
+  return other;
+}
 template <int kPending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
@@ -149,24 +155,27 @@ struct WgmmaTransposed;
 
 // Register lists: eight columns are four registers of a thread.
 #define CONVT3D_D16 "%0,%1,%2,%3,%4,%5,%6,%7"
-#define CONVT3D_D32 CONVT3D_D16 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define CONVT3D_D24 CONVT3D_D16 ",%8,%9,%10,%11"
+#define CONVT3D_D32 CONVT3D_D24 ",%12,%13,%14,%15"
 #define CONVT3D_D48 CONVT3D_D32 ",%16,%17,%18,%19,%20,%21,%22,%23"
-#define CONVT3D_D64 CONVT3D_D48 ",%24,%25,%26,%27,%28,%29,%30,%31"
-#define CONVT3D_D96 \
-  CONVT3D_D64       \
-  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
-#define CONVT3D_D128 \
-  CONVT3D_D96        \
-  ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define CONVT3D_R8(i)                                                                         \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
-      "+f"(d[i + 6]), "+f"(d[i + 7])
+#define CONVT3D_D56 CONVT3D_D48 ",%24,%25,%26,%27"
+#define CONVT3D_D64 CONVT3D_D56 ",%28,%29,%30,%31"
+#define CONVT3D_D72 CONVT3D_D64 ",%32,%33,%34,%35"
+#define CONVT3D_D96 CONVT3D_D72 ",%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define CONVT3D_D112 CONVT3D_D96 ",%48,%49,%50,%51,%52,%53,%54,%55"
+#define CONVT3D_D128 CONVT3D_D112 ",%56,%57,%58,%59,%60,%61,%62,%63"
+#define CONVT3D_R4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define CONVT3D_R8(i) CONVT3D_R4(i), CONVT3D_R4(i + 4)
 #define CONVT3D_R16 CONVT3D_R8(0)
+#define CONVT3D_R24 CONVT3D_R16, CONVT3D_R4(8)
 #define CONVT3D_R32 CONVT3D_R16, CONVT3D_R8(8)
 #define CONVT3D_R48 CONVT3D_R32, CONVT3D_R8(16)
+#define CONVT3D_R56 CONVT3D_R48, CONVT3D_R4(24)
 #define CONVT3D_R64 CONVT3D_R48, CONVT3D_R8(24)
+#define CONVT3D_R72 CONVT3D_R64, CONVT3D_R4(32)
 #define CONVT3D_R96 CONVT3D_R64, CONVT3D_R8(32), CONVT3D_R8(40)
-#define CONVT3D_R128 CONVT3D_R96, CONVT3D_R8(48), CONVT3D_R8(56)
+#define CONVT3D_R112 CONVT3D_R96, CONVT3D_R8(48)
+#define CONVT3D_R128 CONVT3D_R112, CONVT3D_R8(56)
 #define CONVT3D_WGMMA(Struct, Type, name, columns, a, b, c, major)                             \
   template <>                                                                                  \
   struct Struct<Type, columns> {                                                               \
@@ -179,12 +188,16 @@ struct WgmmaTransposed;
                    : "l"(left), "l"(right), "r"(accumulate));                                  \
     }                                                                                          \
   };
-#define CONVT3D_WGMMA_OF(Struct, Type, name, major)              \
-  CONVT3D_WGMMA(Struct, Type, name, 16, "8", "9", "10", major)   \
-  CONVT3D_WGMMA(Struct, Type, name, 32, "16", "17", "18", major) \
-  CONVT3D_WGMMA(Struct, Type, name, 48, "24", "25", "26", major) \
-  CONVT3D_WGMMA(Struct, Type, name, 64, "32", "33", "34", major) \
-  CONVT3D_WGMMA(Struct, Type, name, 96, "48", "49", "50", major) \
+#define CONVT3D_WGMMA_OF(Struct, Type, name, major)               \
+  CONVT3D_WGMMA(Struct, Type, name, 16, "8", "9", "10", major)    \
+  CONVT3D_WGMMA(Struct, Type, name, 24, "12", "13", "14", major)  \
+  CONVT3D_WGMMA(Struct, Type, name, 32, "16", "17", "18", major)  \
+  CONVT3D_WGMMA(Struct, Type, name, 48, "24", "25", "26", major)  \
+  CONVT3D_WGMMA(Struct, Type, name, 56, "28", "29", "30", major)  \
+  CONVT3D_WGMMA(Struct, Type, name, 64, "32", "33", "34", major)  \
+  CONVT3D_WGMMA(Struct, Type, name, 72, "36", "37", "38", major)  \
+  CONVT3D_WGMMA(Struct, Type, name, 96, "48", "49", "50", major)  \
+  CONVT3D_WGMMA(Struct, Type, name, 112, "56", "57", "58", major) \
   CONVT3D_WGMMA(Struct, Type, name, 128, "64", "65", "66", major)
 CONVT3D_WGMMA_OF(Wgmma, __half, "f16", "0, 0")
 CONVT3D_WGMMA_OF(Wgmma, __nv_bfloat16, "bf16", "0, 0")
@@ -205,10 +218,14 @@ CONVT3D_WGMMA_OF(WgmmaTransposed, __nv_bfloat16, "bf16", "1, 1")
     }                                                                                       \
   };
 CONVT3D_WGMMA_TF32(16, "8", "9", "10")
+CONVT3D_WGMMA_TF32(24, "12", "13", "14")
 CONVT3D_WGMMA_TF32(32, "16", "17", "18")
 CONVT3D_WGMMA_TF32(48, "24", "25", "26")
+CONVT3D_WGMMA_TF32(56, "28", "29", "30")
 CONVT3D_WGMMA_TF32(64, "32", "33", "34")
+CONVT3D_WGMMA_TF32(72, "36", "37", "38")
 CONVT3D_WGMMA_TF32(96, "48", "49", "50")
+CONVT3D_WGMMA_TF32(112, "56", "57", "58")
 CONVT3D_WGMMA_TF32(128, "64", "65", "66")
 #undef CONVT3D_WGMMA_TF32
 #undef CONVT3D_WGMMA

@@ -11,7 +11,9 @@
 //             do not fit at once come in chunks: then a window of boxes per chunk.
 //   weights   one thread copies them, packed by pack_wgmma_weights in the order of consumption,
 //             part of a tap ("stage") at a time into a second ring, or once for good if all fit.
-//   products  two warpgroups, kBlocks x 64 positions each, sums in registers.
+//   products  two warpgroups, kBlocks x 64 positions each, sums in registers. Where results have
+//             few channels, all taps along w lie side by side in the columns; what they make of an
+//             operand row is then moved to the rows it belongs to (wgmma_data_merge.cuh).
 //   result    channels-last: registers -> global, 16 bytes at a time (packed columns are permuted
 //             so that a thread owns neighbouring channels). Contiguous: through shared memory, in
 //             runs along w.
@@ -21,6 +23,7 @@
 #pragma once
 
 #include "wgmma_data_fill.cuh"
+#include "wgmma_data_merge.cuh"
 #include "wgmma_data_store.cuh"
 
 namespace convt3d {
@@ -35,7 +38,7 @@ __device__ __forceinline__ void pin(float (&sums)[kBlocks][kPlanes][kSums]) {
       for (int i = 0; i < kSums; ++i) pin(sums[block][p][i]);
 }
 
-// The products of one warpgroup.
+// The products of one warpgroup. kColumns: of a product; kPlanes: products with sums of their own.
 template <typename T, int kColumns, int kPlanes, int kBlocks>
 struct Consumer {
   const WgmmaDataArguments& args;
@@ -59,7 +62,8 @@ struct Consumer {
       : args(arguments),
         shared(memory),
         left(memory.boxes + first_row(arguments, warpgroup) * row_bytes(arguments), kWgmmaUnitBytes,
-             (arguments.plan.flattened ? 8 * kBlocks : arguments.sizes.box.halo_w) *
+             (arguments.plan.flattened ? wgmma_run_rows(arguments.plan)
+                                       : arguments.sizes.box.halo_w) *
                  row_bytes(arguments),
              arguments.sizes.box.width),
         right(memory.weights, kColumns * kWgmmaUnitBytes, 8 * kWgmmaUnitBytes),
@@ -71,8 +75,9 @@ struct Consumer {
     restart_stages();
   }
   static __device__ int first_row(const WgmmaDataArguments& args, int warpgroup) {
-    if (args.plan.flattened) return warpgroup * kBlocks * 64;
-    return warpgroup * (args.plan.side_by_side ? 8 * kBlocks : 8 * args.sizes.box.halo_w);
+    const int run_rows = wgmma_run_rows(args.plan);
+    if (args.plan.flattened) return warpgroup * 8 * run_rows;
+    return warpgroup * (args.plan.side_by_side ? run_rows : 8 * args.sizes.box.halo_w);
   }
 
   static __device__ int row_bytes(const WgmmaDataArguments& args) {
@@ -234,12 +239,14 @@ struct Consumer {
   }
 };
 
-template <typename T, int kColumns, int kPlanes, int kBlocks, bool kChannelsLast>
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kMergedTaps, bool kChannelsLast>
 __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const WgmmaShared& shared,
                                         int warpgroup) {
   const WgmmaDataSizes& sizes = args.sizes;
   const WindowAxis& d = args.plan.axes[0];
-  Consumer<T, kColumns, kPlanes, kBlocks> consumer(args, shared, warpgroup);
+  constexpr bool kMerged = kMergedTaps > 0;
+  Consumer<T, kMerged ? kColumns * kMergedTaps : kColumns, kMerged ? 1 : kPlanes, kBlocks> consumer(
+      args, shared, warpgroup);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const unsigned* const rows = shared.rows + warp * 16 * kBlocks;
   uint32_t* const staging = reinterpret_cast<uint32_t*>(shared.staging) +
@@ -263,6 +270,14 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
                           index + gridDim.x >= sizes.items && last_t && last_column);
         if (sizes.chunks == 1 && last_column)
           consumer.free_boxes(last_t ? d.window : box_advance(d));
+        // Merged: a slot per tap, of which the first ones get the results. Not in the branch below:
+        // see C7511 of ptxas.
+        constexpr int kSlots = kMerged ? kMergedTaps : kPlanes;
+        auto& results = reinterpret_cast<float (&)[kBlocks][kSlots][kColumns / 2]>(consumer.sums);
+        if constexpr (kMerged) {
+          merge_taps<kPlanes>(args.plan.axes[2], results, consumer.lane);
+          pin(consumer.sums);
+        }
         const int z = d.result_step * t + tile.d;
         if (z < d.result_extent) {
           const ResultTile<T> to{
@@ -275,10 +290,9 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
               args.result_channels - tile.channel,
               bias + tile.channel};
           if constexpr (kChannelsLast)
-            store_channels_last<T, kColumns, kBlocks>(args, to, consumer.sums, rows, consumer.lane);
+            store_channels_last<T, kColumns, kPlanes>(args, to, results, rows, consumer.lane);
           else
-            store_contiguous<T, kColumns, kPlanes, kBlocks>(args, to, consumer.sums, rows, staging,
-                                                            consumer.lane);
+            store_contiguous<T, kColumns, kPlanes>(args, to, results, rows, staging, consumer.lane);
         }
         // The compiler must see all warps together before the next product: see C7520 of ptxas.
         named_barrier(1 + warpgroup, kWarpgroupThreads);
@@ -287,7 +301,7 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   }
 }
 
-template <typename T, int kColumns, int kPlanes, int kBlocks, bool kChannelsLast>
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kMergedTaps, bool kChannelsLast>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     wgmma_data_kernel(const __grid_constant__ WgmmaDataArguments args) {
 #ifdef CONVT3D_HAS_WGMMA
@@ -320,7 +334,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     }
   } else {
     claim_registers<consumer_registers(kChannelsLast)>();
-    consume<T, kColumns, kPlanes, kBlocks, kChannelsLast>(args, shared, warpgroup);
+    consume<T, kColumns, kPlanes, kBlocks, kMergedTaps, kChannelsLast>(args, shared, warpgroup);
   }
 #endif
 }

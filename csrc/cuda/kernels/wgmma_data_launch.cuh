@@ -16,8 +16,8 @@ cudaError_t launch_wgmma_shape(const WgmmaDataArguments& args, int blocks, cudaS
   constexpr WgmmaShape kShape =
       kChannelsLast ? kWgmmaShapesChannelsLast[kIndex] : kWgmmaShapesContiguous[kIndex];
   if constexpr (exists(kShape, kWgmmaUnitElements<T>)) {
-    const auto kernel =
-        wgmma_data_kernel<T, kShape.columns, kShape.w_planes, kShape.blocks, kChannelsLast>;
+    const auto kernel = wgmma_data_kernel<T, kShape.columns, kShape.w_planes, kShape.blocks,
+                                          kShape.merged_taps, kChannelsLast>;
     const cudaError_t status = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
     if (status != cudaSuccess) return status;

@@ -30,7 +30,8 @@ CONVT3D_HOST_DEVICE constexpr int piece_pitch(int channels, int units) {
 
 inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   const WgmmaDataPlan& plan = args.plan;
-  const int taps = args.sizes.taps;
+  const int kernel[3] = {plan.axes[0].taps(), plan.axes[1].taps(), plan.axes[2].taps()};
+  const int taps = kernel[0] * kernel[1] * kernel[2];
   // Where operand channels are neighbours, two units fill a sector of memory.
   const int units = args.weight_operand_stride < args.weight.stride[4] ? 2 : 1;
   WgmmaPieces pieces{};
@@ -39,8 +40,8 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
     const int most = std::min(kMostPieceTaps, kPieceUnits / piece_pitch(channels, units));
     return (taps + most - 1) / most;
   };
-  // Channels-last columns mix the channels of 32, of 16 in a last half.
-  int channels = plan.columns % 32 == 0 ? 32 : 16;
+  // Channels-last columns mix the channels of 32, of 16 in a last half, of 8 in a last quarter.
+  int channels = plan.columns % 32 == 0 ? 32 : plan.columns % 16 == 0 ? 16 : 8;
   for (; channels > kLeastPieceChannels; channels /= 2) {
     const int64_t blocks = static_cast<int64_t>(args.groups) * args.sizes.channel_tiles *
                            (plan.columns / channels) * unit_parts;
@@ -52,7 +53,6 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   pieces.unit_parts = Divisor(unit_parts);
   pieces.tile_channels = Divisor(plan.columns);
   pieces.chunk_units = Divisor(plan.chunk_units);
-  const int kernel[3] = {plan.axes[0].taps(), plan.axes[1].taps(), plan.axes[2].taps()};
   pieces.taps_h = Divisor(kernel[1]);
   pieces.taps_w = Divisor(kernel[2]);
   pieces.shape = PieceShape(args.weight, args.weight_operand_stride, args.weight_result_stride,
@@ -63,7 +63,7 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
 
 // The channel and the column that thread `index` of a piece writes, in the piece and in the column
 // tile. Channels-last: the columns that a thread's sums belong to (8 j + 2 (lane % 4) + e) become
-// neighbours, eight at a time, four in a last half.
+// neighbours, eight at a time, four in a last half, two in a last quarter.
 struct PieceColumn {
   int channel, column;
 
@@ -71,7 +71,10 @@ struct PieceColumn {
                          bool channels_last)
       : channel(index), column(first_channel + index) {
     if (!channels_last) return;
-    const int base = first_channel & ~31, owned_bits = columns - base >= 32 ? 3 : 2;
+    const int owned_bits = columns - (first_channel & ~31) >= 32   ? 3
+                           : columns - (first_channel & ~15) >= 16 ? 2
+                                                                   : 1;
+    const int base = first_channel & -(4 << owned_bits);
     const int lane_bits = channel_bits - owned_bits;  // of the lanes whose columns are here
     const int e = index & 1, lane = index >> 1 & ((1 << lane_bits) - 1);
     const int j = index >> 1 >> lane_bits;
@@ -122,7 +125,9 @@ __global__ void __launch_bounds__(kPieceThreads)
   const int first_channel = blockIdx.y << pieces.channel_bits;            // in the group
   const int group = blockIdx.z;
   const int first_piece_tap = tap_part * shape.taps;
-  const int piece_taps = min(shape.taps, args.sizes.taps - first_piece_tap);
+  const int all_taps = d.taps() * pieces.taps_h.value() * pieces.taps_w.value();
+  const int piece_taps = min(shape.taps, all_taps - first_piece_tap);
+  const int columns = product_columns(plan);
   int slice = first_channel, chunk = first_unit;
   const int tile_channel = pieces.tile_channels.take(slice);
   const int chunk_unit = pieces.chunk_units.take(chunk);
@@ -135,17 +140,19 @@ __global__ void __launch_bounds__(kPieceThreads)
     const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
     taps[i].source = d.tap[tap_d] * args.weight.stride[2] + h.tap[tap_h] * args.weight.stride[3] +
                      w.tap[tap_w] * args.weight.stride[4];
-    const int all_h = pieces.taps_h.value(), all_w = pieces.taps_w.value();
+    const int all_h = pieces.taps_h.value(), all_w = listed_taps(plan);
     const PlaneTaps of_d(d, tap_d), of_h(h, tap_h);
     PlaneTaps of_w(w, tap_w);
-    if (plan.w_planes > 1) of_w.begin = 0, of_w.count = all_w;
+    if (plan.merged_taps > 0 || plan.w_planes > 1) of_w.begin = 0, of_w.count = all_w;
+    const int place_w = plan.merged_taps > 0 ? 0 : tap_w - of_w.begin;
     const int lines = of_d.count * of_h.count;
     const int before = (of_d.begin * all_h + of_d.count * of_h.begin) * all_w + lines * of_w.begin;
     const int rank =
-        ((tap_d - of_d.begin) * of_h.count + tap_h - of_h.begin) * of_w.count + tap_w - of_w.begin;
+        ((tap_d - of_d.begin) * of_h.count + tap_h - of_h.begin) * of_w.count + place_w;
     const int at =
         (slice * args.sizes.taps + before) * args.sizes.chunks + chunk * lines * of_w.count + rank;
-    taps[i].packed = static_cast<int64_t>(at) * (plan.chunk_units * plan.columns);
+    taps[i].packed = static_cast<int64_t>(at) * (plan.chunk_units * columns) +
+                     (plan.merged_taps > 0 ? tap_w * plan.columns : 0);
   }
   __syncthreads();
 
@@ -177,13 +184,13 @@ __global__ void __launch_bounds__(kPieceThreads)
                          plan.columns, channels_last);
   uint4* packed =
       reinterpret_cast<uint4*>(args.packed + group * args.sizes.stages * args.sizes.stage_bytes) +
-      chunk_unit * plan.columns + mine.column;
+      chunk_unit * columns + mine.column;
   const uint4* source = staged + place_of_channel(mine.channel);
   for (int unit = 0; unit < shape.units; ++unit) {
 #pragma unroll 4
     for (int tap = row; tap < piece_taps; tap += rows)
       packed[taps[tap].packed] = source[tap * pitch];
-    packed += plan.columns;
+    packed += columns;
     source += shape.channels;
   }
 }

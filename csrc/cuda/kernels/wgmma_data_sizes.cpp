@@ -44,11 +44,11 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   while (2 << sizes.fill_unit_bits <= plan.fill_run &&
          plan.chunk_units % (2 << sizes.fill_unit_bits) == 0)
     ++sizes.fill_unit_bits;
-  sizes.stage_bytes = plan.stage_units * plan.columns * kWgmmaUnitBytes;
+  sizes.stage_bytes = plan.stage_units * product_columns(plan) * kWgmmaUnitBytes;
   for (const WindowAxis& axis : plan.axes)
     for (int plane = 0; plane < axis.planes; ++plane)
       sizes.empty_planes = sizes.empty_planes || axis.taps_of(plane) == 0;
-  sizes.taps = d.taps() * h.taps() * w.taps();
+  sizes.taps = d.taps() * h.taps() * (plan.merged_taps > 0 ? 1 : w.taps());
   sizes.stages = static_cast<int64_t>(sizes.channel_tiles) * sizes.chunks * sizes.taps *
                  (plan.chunk_units / plan.stage_units);
   sizes.resident =

@@ -27,6 +27,7 @@ struct WgmmaDataPlan {
   int unit_elements;  // of 16 bytes: 8, or 4 for float32
   int columns;        // result channels of a column tile, padded: 16, 32, 48, 64, 96 or 128
   int w_planes;       // result planes along w in a column tile: 1, or all of them
+  int merged_taps;    // taps along w side by side in a product, all of them; 0: each has its own
   int blocks;         // 64-row blocks per warpgroup: 1, 2 or 4
   bool flattened;     // positions: h and w as one axis with the halo between; else 8 x 8 squares
   bool side_by_side;  // squares: the second warpgroup lies beside the first, else below
@@ -46,6 +47,20 @@ struct WgmmaDataPlan {
 // Weight stages whose products may be under way when the next are issued.
 constexpr int wgmma_stages_ahead(int blocks) { return blocks == 1 ? 2 : 1; }
 
+// Columns of a product.
+constexpr int product_columns(const WgmmaDataPlan& plan) {
+  return plan.merged_taps > 0 ? plan.columns * plan.merged_taps : plan.columns;
+}
+
+// Rows of a product come in runs of neighbours, two per warp. The first of them are positions: with
+// merged taps the last ones only feed the positions before, which read them at other taps. An even
+// number, so that runs begin on 4-byte boundaries of contiguous results.
+constexpr int wgmma_run_rows(const WgmmaDataPlan& plan) {
+  const int rows = 8 * plan.blocks;
+  return plan.merged_taps > 0 ? (rows - (plan.axes[2].window - 1)) / 2 * 2 : rows;
+}
+constexpr int kWgmmaRuns = 16;
+
 // 16-byte units of channels side by side in a row of a box: as many as a stage has, or one step's.
 constexpr int box_width(const WgmmaDataPlan& plan) {
   return plan.stage_units == 6 ? 2 : plan.stage_units;
@@ -61,7 +76,7 @@ struct WgmmaDataSizes {
   int box_bytes, stage_bytes;
   int fill_unit_bits;  // log2 of the units that neighbouring filling threads take
   bool empty_planes;   // some result plane has no tap
-  int taps;            // of the kernel
+  int taps;            // entries of the list of taps: merged taps are one
   int64_t stages;      // weight stages of one group
   bool resident;       // every stage has its own slot
   int weights_at, staging_at, tables_at, barriers_at, shared_bytes;

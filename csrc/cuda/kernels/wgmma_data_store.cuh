@@ -35,12 +35,12 @@ struct ResultTile {
 };
 
 // ---- Channels-last -----------------------------------------------------------------------------
-// Eight (in a last half, four) neighbouring channels of a position at a time.
-template <typename T, int kColumns, int kBlocks>
-__device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& args,
-                                                    const ResultTile<T>& to,
-                                                    const float (&sums)[kBlocks][1][kColumns / 2],
-                                                    const unsigned* rows, int lane) {
+// Eight (in a last half, four; in a last quarter, two) neighbouring channels of a position at a
+// time.
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
+__device__ __forceinline__ void store_channels_last(
+    const WgmmaDataArguments& args, const ResultTile<T>& to,
+    const float (&sums)[kBlocks][kSlots][kColumns / 2], const unsigned* rows, int lane) {
   const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
   const int stride_n = static_cast<int>(args.result.stride[0]);
   const int stride_h = static_cast<int>(args.result.stride[3]);
@@ -53,46 +53,58 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
       const unsigned row = rows[(half * kBlocks + block) * 8 + lane / 4];
       const TilePosition at = unpack_position(row);
       const int y = axis_h.result_step * (to.h + at.h) + to.plane_h;
-      const int x = axis_w.result_step * (to.w + at.w) + to.plane_w;
-      if (row >= to.end || y >= axis_h.result_extent || x >= axis_w.result_extent) continue;
-      T* const position = to.base + at.sample * stride_n + y * stride_h + x * stride_w;
+      if (row >= to.end || y >= axis_h.result_extent) continue;
 #pragma unroll
-      for (int first = 0; first < kColumns; first += 32) {
-        constexpr int kWhole = 8, kVector = 4 * kWordElements<T>;
-        const int owned = kColumns - first >= 32 ? kWhole : 4;
+      for (int p = 0; p < kPlanes; ++p) {
+        const int x = axis_w.result_step * (to.w + at.w) + (kPlanes > 1 ? p : to.plane_w);
+        if (x >= axis_w.result_extent) continue;
+        T* const position = to.base + at.sample * stride_n + y * stride_h + x * stride_w;
+        // Columns from `first` on, of which a thread owns 4 x kOwned.
+        const auto store_columns = [&]<int kOwned>(std::integral_constant<int, kOwned>, int first) {
+          constexpr int kVector = 4 * kWordElements<T>;
+          constexpr int kCount = kOwned < kVector ? kOwned : kVector;
 #pragma unroll
-        for (int part = 0; part < owned; part += kVector) {
-          const int channel = first + owned * static_cast<int>(threadIdx.x % 4) + part;
-          if (channel >= to.channels) continue;
-          const int count = owned < kVector ? owned : kVector;
-          uint32_t words[4];
+          for (int part = 0; part < kOwned; part += kVector) {
+            const int channel = first + kOwned * static_cast<int>(threadIdx.x % 4) + part;
+            if (channel >= to.channels) continue;
+            uint32_t words[4];
 #pragma unroll
-          for (int j = 0; j < count; j += 2) {
-            const float* pair = &sums[block][0][first / 2 + (part + j) * 2 + half * 2];
-            const float* const bias = to.bias + channel + j;
-            if constexpr (kWordElements<T> == 1) {
-              words[j] = __float_as_uint(pair[0] + bias[0]);
-              words[j + 1] = __float_as_uint(pair[1] + bias[1]);
+            for (int j = 0; j < kCount; j += 2) {
+              const float* pair = &sums[block][p][first / 2 + (part + j) * 2 + half * 2];
+              const float* const bias = to.bias + channel + j;
+              if constexpr (kWordElements<T> == 1) {
+                words[j] = __float_as_uint(pair[0] + bias[0]);
+                words[j + 1] = __float_as_uint(pair[1] + bias[1]);
+              } else {
+                // Without the condition some instances spill.
+                words[j / 2] = has_bias ? pack_pair<T>(pair[0] + bias[0], pair[1] + bias[1])
+                                        : pack_pair<T>(pair[0], pair[1]);
+              }
+            }
+            T* const target = position + channel;
+            if (!args.result_in_vectors) {
+              using Bits = BitsOf<T>;
+#pragma unroll
+              for (int i = 0; i < kCount; ++i)
+                if (channel + i < to.channels)
+                  reinterpret_cast<Bits*>(target)[i] = static_cast<Bits>(
+                      words[i / kWordElements<T>] >> (8 * sizeof(T) * (i % kWordElements<T>)));
+            } else if constexpr (kCount == kVector) {
+              store_vector(target, words);
+            } else if constexpr (kCount * 2 == kVector) {
+              store_half_vector(target, words);
             } else {
-              // Without the condition some instances spill.
-              words[j / 2] = has_bias ? pack_pair<T>(pair[0] + bias[0], pair[1] + bias[1])
-                                      : pack_pair<T>(pair[0], pair[1]);
+              *reinterpret_cast<uint32_t*>(target) = words[0];
             }
           }
-          T* const target = position + channel;
-          if (!args.result_in_vectors) {
-            using Bits = BitsOf<T>;
+        };
 #pragma unroll
-            for (int i = 0; i < count; ++i)
-              if (channel + i < to.channels)
-                reinterpret_cast<Bits*>(target)[i] = static_cast<Bits>(
-                    words[i / kWordElements<T>] >> (8 * sizeof(T) * (i % kWordElements<T>)));
-          } else if (count == kVector) {
-            store_vector(target, words);
-          } else {
-            store_half_vector(target, words);
-          }
-        }
+        for (int first = 0; first + 32 <= kColumns; first += 32)
+          store_columns(std::integral_constant<int, 8>{}, first);
+        if constexpr (kColumns % 32 >= 16)
+          store_columns(std::integral_constant<int, 4>{}, kColumns / 32 * 32);
+        if constexpr (kColumns % 16 >= 8)
+          store_columns(std::integral_constant<int, 2>{}, kColumns / 16 * 16);
       }
     }
   }
@@ -150,9 +162,9 @@ __device__ __forceinline__ WordPlace locate_word(const WgmmaDataArguments& args,
 }
 
 // Eight channels of a warp's sums into its staging buffer, a channel after the other.
-template <typename T, int kColumns, int kPlanes, int kBlocks>
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
 __device__ __forceinline__ void stage_channels(uint32_t* staging,
-                                               const float (&sums)[kBlocks][kPlanes][kColumns / 2],
+                                               const float (&sums)[kBlocks][kSlots][kColumns / 2],
                                                const float (&bias)[2], int first, int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
   const auto sum = [&](int block, int p, int half, int e) {
@@ -199,11 +211,12 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
   }
 }
 
-template <typename T, int kColumns, int kPlanes, int kBlocks>
-__device__ __forceinline__ void store_contiguous(
-    const WgmmaDataArguments& args, const ResultTile<T>& to,
-    const float (&sums)[kBlocks][kPlanes][kColumns / 2], const unsigned* rows, uint32_t* staging,
-    int lane) {
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
+__device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
+                                                 const ResultTile<T>& to,
+                                                 const float (&sums)[kBlocks][kSlots][kColumns / 2],
+                                                 const unsigned* rows, uint32_t* staging,
+                                                 int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
   constexpr int kBuffer = kStagedChannels * Words::kPitch;
   const int first_word = lane % Words::kPerChannel, first_channel = lane / Words::kPerChannel;
@@ -226,7 +239,7 @@ __device__ __forceinline__ void store_contiguous(
     // Two buffers: one is read while the next is written.
     uint32_t* const buffer = staging + first / kStagedChannels % 2 * kBuffer;
     const float bias[2] = {to.bias[first + 2 * (lane % 4)], to.bias[first + 2 * (lane % 4) + 1]};
-    stage_channels<T, kColumns, kPlanes, kBlocks>(buffer, sums, bias, first, lane);
+    stage_channels<T, kColumns, kPlanes>(buffer, sums, bias, first, lane);
     __syncwarp();
     constexpr int kSteps = kStagedChannels / Words::kChannelsAtOnce;
     uint32_t words[kSteps][Words::kPerLane];

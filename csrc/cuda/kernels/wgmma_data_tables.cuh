@@ -39,19 +39,29 @@ struct WgmmaDataArguments {
 };
 
 // ---- The order of taps -----------------------------------------------------------------------
+// Taps along w, merged ones as one: all, and those of a column tile of this plane.
+__device__ __forceinline__ int listed_taps(const WgmmaDataPlan& plan) {
+  return plan.merged_taps > 0 ? 1 : plan.axes[2].taps();
+}
+__device__ __forceinline__ int listed_taps_of(const WgmmaDataPlan& plan, int plane_w) {
+  return plan.merged_taps > 0 || plan.w_planes > 1 ? listed_taps(plan)
+                                                   : plan.axes[2].taps_of(plane_w);
+}
+
 // Taps of a group before those of (slice, planes, chunk): slices, then planes, then chunks.
 __device__ __forceinline__ int first_tap(const WgmmaDataPlan& plan, int slice, int plane_d,
                                          int plane_h, int plane_w, int chunks, int chunk) {
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-  const int taps_w = plan.w_planes > 1 ? w.taps() : w.taps_of(plane_w);
-  const int before_w = plan.w_planes > 1 ? 0 : w.plane_begin[plane_w];
+  const int all_w = listed_taps(plan), taps_w = listed_taps_of(plan, plane_w);
+  const int before_w = taps_w == all_w ? 0 : w.plane_begin[plane_w];
   const int of_planes = d.taps_of(plane_d) * h.taps_of(plane_h);
-  const int before = d.plane_begin[plane_d] * h.taps() * w.taps() +
-                     d.taps_of(plane_d) * h.plane_begin[plane_h] * w.taps() + of_planes * before_w;
-  return (slice * d.taps() * h.taps() * w.taps() + before) * chunks + chunk * of_planes * taps_w;
+  const int before = d.plane_begin[plane_d] * h.taps() * all_w +
+                     d.taps_of(plane_d) * h.plane_begin[plane_h] * all_w + of_planes * before_w;
+  return (slice * d.taps() * h.taps() * all_w + before) * chunks + chunk * of_planes * taps_w;
 }
 
-// A tap by its places in the three axes' tables, and where it stands among those of its planes.
+// A listed tap by its places in the three axes' tables, and where it stands among those of its
+// planes.
 struct TapPlanes {
   int tap_d, tap_h, tap_w;
   int plane_d, plane_h, plane_w;
@@ -59,14 +69,15 @@ struct TapPlanes {
 
   __device__ TapPlanes(const WgmmaDataPlan& plan, int index) {
     const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-    tap_w = index % w.taps();
-    tap_h = index / w.taps() % h.taps();
-    tap_d = index / w.taps() / h.taps();
+    const int all_w = listed_taps(plan);
+    tap_w = index % all_w;
+    tap_h = index / all_w % h.taps();
+    tap_d = index / all_w / h.taps();
     plane_d = plane_of(d, tap_d);
     plane_h = plane_of(h, tap_h);
-    plane_w = plan.w_planes > 1 ? 0 : plane_of(w, tap_w);
-    const int taps_w = plan.w_planes > 1 ? w.taps() : w.taps_of(plane_w);
-    const int first_w = plan.w_planes > 1 ? 0 : w.plane_begin[plane_w];
+    plane_w = plan.merged_taps > 0 || plan.w_planes > 1 ? 0 : plane_of(w, tap_w);
+    const int taps_w = listed_taps_of(plan, plane_w);
+    const int first_w = taps_w == all_w ? 0 : w.plane_begin[plane_w];
     rank =
         ((tap_d - d.plane_begin[plane_d]) * h.taps_of(plane_h) + tap_h - h.plane_begin[plane_h]) *
             taps_w +
@@ -188,21 +199,23 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
     place.channel = place.slice * plan.columns;
     place.first_tap = first_tap(plan, 0, place.d, place.h, place.w, 1, 0);
     place.lines = d.taps_of(place.d) * h.taps_of(place.h);
-    place.taps = place.lines * (plan.w_planes > 1 ? w.taps() : w.taps_of(place.w));
+    place.taps = place.lines * listed_taps_of(plan, place.w);
     shared.columns[i] = place;
   }
-  // Rows that are eight apart are neighbours in a block of 64 (flattened) or one h apart (squares):
-  // a warp's sums are then of 16 * blocks neighbours, or of two runs of 8 * blocks.
+  // Rows that are eight apart in a block of 64 begin runs, one behind the other (flattened) or one
+  // h apart (squares), which its blocks fill: a warp's sums are of two runs of 8 * blocks rows.
+  const int run_rows = wgmma_run_rows(plan);
   for (int i = threadIdx.x; i < 2 * 64 * plan.blocks; i += kWgmmaThreads) {
-    const int run = 8 * plan.blocks;
+    const int run = i / (8 * plan.blocks), in_run = i % (8 * plan.blocks);
     TilePosition at{};
     if (plan.flattened) {
-      at = box.position_at(i);
+      at = box.position_at(run * run_rows + in_run);
     } else {
-      at.h = plan.side_by_side ? i / run % 8 : i / run;
-      at.w = i % run + (plan.side_by_side ? i / (8 * run) * run : 0);
+      at.h = plan.side_by_side ? run % 8 : run;
+      at.w = in_run + (plan.side_by_side ? run / 8 * run_rows : 0);
     }
-    const bool exists = at.sample < plan.samples && at.h < plan.tile_h && at.w < plan.tile_w;
+    const bool exists =
+        in_run < run_rows && at.sample < plan.samples && at.h < plan.tile_h && at.w < plan.tile_w;
     shared.rows[i] = exists ? pack_position(at) : kNoPosition;
   }
   for (int i = threadIdx.x; i < box.lines * box.span_w; i += kWgmmaThreads) {
@@ -217,8 +230,9 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
     const int at = first_tap(plan, 0, tap.plane_d, tap.plane_h, tap.plane_w, 1, 0) + tap.rank;
     shared.taps[at] =
         static_cast<unsigned>(d.offset[tap.tap_d]) << 24 |
-        static_cast<unsigned>(
-            (box.row_h(h, h.offset[tap.tap_h]) + box.row_w(w, w.offset[tap.tap_w])) * box.width);
+        static_cast<unsigned>((box.row_h(h, h.offset[tap.tap_h]) +
+                               (plan.merged_taps > 0 ? 0 : box.row_w(w, w.offset[tap.tap_w]))) *
+                              box.width);
   }
   const int padded = sizes.channel_tiles * plan.columns;
   for (int i = threadIdx.x; i < args.groups * padded; i += kWgmmaThreads) {
