@@ -139,13 +139,20 @@ std::string describe(const Thread& thread) {
 // Where every warp stands.
 void print_warps() {
   const Block& b = block();
+  std::map<std::string, std::string> warps;
   for (int first = 0; first < b.count; first += kWarpThreads) {
     std::map<std::string, uint32_t> lanes;
     for (int i = first; i < first + kWarpThreads && i < b.count; ++i)
       lanes[describe(b.threads[i])] |= 1u << i % kWarpThreads;
-    for (const auto& [text, mask] : lanes)
-      std::printf("  warp %2d, lanes %08x: %s\n", first / kWarpThreads, mask, text.c_str());
+    for (const auto& [text, mask] : lanes) {
+      char name[40];
+      std::snprintf(name, sizeof(name), mask == kWholeWarp ? " %d" : " %d (lanes %08x)",
+                    first / kWarpThreads, mask);
+      warps[text] += name;
+    }
   }
+  for (const auto& [text, names] : warps)
+    std::printf("  %s: warps%s\n", text.c_str(), names.c_str());
 }
 
 [[noreturn]] void end_failed() {

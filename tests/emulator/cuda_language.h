@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 #include <vector_functions.h>
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -60,6 +61,11 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   for (int i = 0; i < 4; ++i)
     result |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
   return result;
+}
+inline int __clz(int value) { return std::countl_zero(static_cast<unsigned>(value)); }
+template <typename T>
+T atomicOr(T* target, T value) {
+  return std::exchange(*target, *target | value);
 }
 template <typename T>
 T __ldg(const T* source) {
@@ -146,6 +152,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* launch, void (*kernel)(
     return cudaErrorInvalidConfiguration;
   run_grid(grid, [&] { kernel(static_cast<Parameters>(arguments)...); });
   return cudaSuccess;
+}
+// Attributes are the compiler's, which is not nvcc.
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return cudaErrorNotSupported;
 }
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {

@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <array>
 #include <cstdint>
 
 #include "block.h"
@@ -37,6 +38,18 @@ struct WgmmaProduct {
 void wgmma(const WgmmaProduct& product, float* sums, const Where& where);
 void wgmma_commit();
 void wgmma_wait(int pending, const Where& where);
+
+// ---- Products of a warp (mma.sync) ------------------------------------------------------------
+void multiply_tile(Element element, float (&sums)[4], const uint32_t (&left)[4],
+                   std::array<uint32_t, 2> right, const Where& where);
+// ldmatrix of 8 x 16-byte matrices; `address`: of a lane's row.
+void load_matrices(uint32_t* fragment, int matrices, bool transposed, uint32_t address,
+                   const Where& where);
+
+// ---- Copies of a thread (cp.async) -------------------------------------------------------------
+void copy_async(uint32_t destination, const void* source, bool valid);
+void copy_async_commit();
+void copy_async_wait(int pending);
 
 // ---- Memory ----------------------------------------------------------------------------------
 void store_matrices_transposed(uint32_t row, const uint32_t* words, int matrices,

@@ -105,7 +105,7 @@ void run_seed(const Engine& engine, const Options& options, uint64_t seed, Count
   trial.operation = options.operation.value_or(operation);
   trial.type = options.type.value_or(type);
   const Layout chosen = options.layout.value_or(layout);
-  trial.allow_tf32 = trial.type == DataType::kFloat32 && engine.tf32;
+  trial.allow_tf32 = trial.type == DataType::kFloat32 && engine.tf32 && (!engine.ieee || chance(2));
   // Few multiprocessors: blocks then walk over many items. Little memory: operands in chunks.
   const int multiprocessors[] = {2, 7, 132}, shared[] = {227, 227, 120, 64};
   trial.device = {multiprocessors[random() % 3], shared[random() % 4] * 1024, 228 * 1024, true};
@@ -144,8 +144,9 @@ void run_seed(const Engine& engine, const Options& options, uint64_t seed, Count
 
   const std::string context =
       "  seed " + std::to_string(seed) + " " + name_of(kOperations, trial.operation) + " " +
-      name_of(kTypes, trial.type) + " " + name_of(kLayouts, chosen) + (has_bias ? " bias" : "") +
-      ", " + std::to_string(trial.device.multiprocessors) + " multiprocessors of " +
+      name_of(kTypes, trial.type) + " " + name_of(kLayouts, chosen) +
+      (trial.allow_tf32 ? " tf32" : "") + (has_bias ? " bias" : "") + ", " +
+      std::to_string(trial.device.multiprocessors) + " multiprocessors of " +
       std::to_string(trial.device.shared_per_block) + " bytes\n  " + text_of(problem) + "\n  ";
   set_context(context);
   std::vector<Run> runs = engine.runs(trial);
