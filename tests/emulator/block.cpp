@@ -223,15 +223,18 @@ void run_block() {
       end_failed();
     }
     const int warp = ready[random_number() % count];
-    for (uint32_t lanes = std::exchange(b.warps[warp].ready, 0); lanes != 0; lanes &= lanes - 1) {
-      b.current = warp * kWarpThreads + std::countr_zero(lanes);
+    const bool last_first = random_number() % 2 == 0;
+    for (uint32_t lanes = std::exchange(b.warps[warp].ready, 0); lanes != 0;) {
+      const int lane = last_first ? 31 - std::countl_zero(lanes) : std::countr_zero(lanes);
+      lanes &= ~(1u << lane);
+      b.current = warp * kWarpThreads + lane;
       const auto thread = static_cast<unsigned>(b.current);
       threadIdx = {thread % x, thread / x % y, thread / x / y};
       running().fiber.enter(b.scheduler);
     }
     b.current = -1;
   }
-  while (!b.pending.empty()) complete_one();
+  if (!b.pending.empty()) fail("a block ends before its asynchronous copies");
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 #include <vector_functions.h>
 
 #include <bit>
@@ -27,7 +27,8 @@
 #define __device__
 #define __host__
 // Fits both `extern __shared__`, which becomes the emulator's buffer, and an array of a function,
-// which becomes static. All fibers run on one thread of the system.
+// which becomes static. (The former not in an unnamed namespace.) All fibers run on one thread of
+// the system.
 #define __shared__ thread_local
 #define __grid_constant__
 #define __launch_bounds__(...)
@@ -137,7 +138,8 @@ inline int __any_sync(unsigned mask, int predicate,
 }
 
 // ---- Launches --------------------------------------------------------------------------------
-// Complete when they return.
+// Complete when they return. By another name: cuda_runtime.h has templates of the same form.
+#define cudaLaunchKernelEx launch_emulated
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* launch, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {

@@ -29,7 +29,7 @@ Engine engine() {
       .tf32 = false,
       .ieee = true,
       .layouts = {Layout::kContiguous, Layout::kChannelsLast},
-      .family = {.products = 1e6},
+      .family = {.products = 3e5},
       .runs = runs};
 }
 
