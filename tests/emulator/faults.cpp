@@ -66,6 +66,19 @@ __global__ void product_outside() {
   wgmma_wait<0>();
 }
 
+__global__ void store_not_fenced() {
+  extern __shared__ __align__(1024) char base[];
+  const uint32_t address = shared_address(base);
+  store_shared(address + threadIdx.x * 16, {});
+  if (threadIdx.x != 5) fence_for_wgmma();
+  __syncthreads();
+  const MatrixAddress at(address, 128, 256);
+  float sums[8];
+  Wgmma<__nv_bfloat16, 16>::multiply(sums, at.with(at.low), at.with(at.low), 0);
+  wgmma_commit();
+  wgmma_wait<0>();
+}
+
 __global__ void product_not_waited_for() {
   extern __shared__ __align__(1024) char base[];
   const MatrixAddress at(shared_address(base), 128, 256);
@@ -106,6 +119,7 @@ int run(const std::string& name) {
       {"store_outside", launch(store_outside)},
       {"write_outside", launch(write_outside)},
       {"product_outside", launch(product_outside)},
+      {"store_not_fenced", launch(store_not_fenced)},
       {"product_not_waited_for", launch(product_not_waited_for)},
       {"different_products", launch(different_products)},
       {"copy_not_waited_for", launch(copy_not_waited_for, static_cast<const void*>(source))},

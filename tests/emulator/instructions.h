@@ -20,8 +20,8 @@ template <>
 inline constexpr Element kElementOf<__nv_bfloat16> = Element::kBFloat16;
 
 constexpr int bytes_of(Element element) { return element == Element::kTf32 ? 4 : 2; }
-// The value that tensor cores read: of TF32 the upper 19 bits.
-float value_of(Element element, const char* source);
+// The values in up to 16 bytes as tensor cores read them: of TF32 the upper 19 bits.
+void load_values(Element element, const char* source, int bytes, float* values);
 // Nearest TF32 value, ties away from zero, as float bits.
 uint32_t round_to_tf32(uint32_t bits);
 

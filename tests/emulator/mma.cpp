@@ -40,20 +40,22 @@ struct TileOperand {
 };
 
 void multiply(Element element, const Operands& lanes) {
-  const int bytes = bytes_of(element), in_word = 4 / bytes;
+  const int in_word = 4 / bytes_of(element);
   float left[16][16], right[16][8];  // (row, depth), (depth, column)
   for (int lane = 0; lane < kWarpThreads; ++lane) {
     const auto& operand = *static_cast<const TileOperand*>(lanes[lane]);
     for (int half = 0; half < 2; ++half)  // of the depth
-      for (int e = 0; e < in_word; ++e) {
-        const int depth = half * 4 * in_word + lane % 4 * in_word + e;
-        const auto value = [&](const uint32_t& word) {
-          return value_of(element, reinterpret_cast<const char*>(&word) + e * bytes);
-        };
-        left[lane / 4][depth] = value(operand.left[2 * half]);
-        left[lane / 4 + 8][depth] = value(operand.left[2 * half + 1]);
-        right[depth][lane / 4] = value(operand.right[half]);
-      }
+    {
+      const int depth = half * 4 * in_word + lane % 4 * in_word;
+      const auto load = [element](const uint32_t& word, float* values) {
+        load_values(element, reinterpret_cast<const char*>(&word), 4, values);
+      };
+      load(operand.left[2 * half], &left[lane / 4][depth]);
+      load(operand.left[2 * half + 1], &left[lane / 4 + 8][depth]);
+      float values[2];
+      load(operand.right[half], values);
+      for (int e = 0; e < in_word; ++e) right[depth + e][lane / 4] = values[e];
+    }
   }
   for (int row = 0; row < 16; ++row) {
     float sums[8] = {};
