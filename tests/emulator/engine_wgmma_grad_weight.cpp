@@ -44,6 +44,7 @@ Engine engine() {
   return {.operations = {Operation::kGradWeight},
           .types = {DataType::kBFloat16, DataType::kFloat16},
           .tf32 = false,
+          .ieee = false,
           .layouts = {Layout::kChannelsLast},
           .family = {.aligned = true},
           .runs = runs};
