@@ -80,6 +80,16 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
   return waves * item;
 }
 
+// The warpgroups take turns where a column tile passes by once, unless its stages are too short to
+// keep the matrix units busy from one warpgroup alone. The second must not keep the first from
+// stages that this one needs before the second may start.
+int lead_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
+  constexpr double kLeastTurnClocks = 120;
+  const double stage = plan.blocks * plan.stage_units / 2. * product_clocks(product_columns(plan));
+  if (sizes.chunks > 1 || stage < kLeastTurnClocks) return 0;
+  return sizes.resident ? static_cast<int>(sizes.stages) : plan.weight_slots - 1;
+}
+
 // Samples whose positions in (h, w), with what lies between them, fit so many rows.
 int images_in_rows(const WgmmaDataPlan& plan, int rows) {
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
@@ -155,11 +165,7 @@ struct Search {
     const WgmmaDataSizes whole = sizes_of(plan);
     constexpr int kMostParts = 64;
     const int columns = whole.column_tiles;
-    // The warpgroups take turns where a column tile passes by once. The second must not keep the
-    // first from stages it needs before the second may start.
-    plan.lead = whole.chunks > 1 ? 0
-                : whole.resident ? static_cast<int>(whole.stages)
-                                 : plan.weight_slots - 1;
+    plan.lead = lead_of(plan, whole);
     int tried = 0;
     for (int each = columns; each >= 1; each -= (each + 3) / 4) {  // column tiles per part
       const int parts = (columns + each - 1) / each;

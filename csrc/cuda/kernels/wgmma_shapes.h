@@ -1,5 +1,5 @@
 // The instances of the WGMMA data kernel. Sums per thread: columns x w_planes x blocks / 2, with
-// merged taps columns x merged_taps x blocks / 2; at most 144: larger products share their operands
+// merged taps columns x merged_taps x blocks / 2; at most 128: larger products share their operands
 // better, smaller ones fit where memory is short. Results that leave through shared memory need
 // more registers: there four blocks of 128 sums would spill.
 #pragma once
@@ -25,19 +25,18 @@ constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
     {64, 1, 4, 0},
     {128, 1, 1, 0},
     {128, 1, 2, 0},
-    // Few channels: the taps of stride 1, 2 and 4 along w side by side.
+    // Few channels: the taps of stride 1 and 2 along w side by side.
     {8, 1, 4, 3},
     {16, 1, 4, 3},
-    {24, 1, 4, 3},
+    {24, 1, 2, 3},
     {32, 1, 2, 3},
     {16, 1, 2, 7},
     {8, 2, 4, 3},
-    {8, 2, 4, 4},
+    {8, 2, 2, 4},
     {16, 2, 4, 3},
     {32, 2, 2, 2},
     {32, 2, 2, 3},
-    {8, 2, 4, 7},
-    {8, 4, 4, 4}};
+    {8, 2, 4, 7}};
 
 // Stride 2 and 4 along w keep all their residues in a tile: lines of the result stay whole.
 constexpr WgmmaShape kWgmmaShapesContiguous[] = {
@@ -45,8 +44,7 @@ constexpr WgmmaShape kWgmmaShapesContiguous[] = {
     {48, 1, 2, 0}, {64, 1, 1, 0}, {64, 1, 2, 0}, {128, 1, 1, 0}, {128, 1, 2, 0}, {16, 2, 2, 0},
     {16, 2, 4, 0}, {32, 2, 1, 0}, {32, 2, 2, 0}, {64, 2, 1, 0},  {64, 2, 2, 0},  {16, 4, 1, 0},
     {16, 4, 2, 0}, {8, 1, 4, 3},  {16, 1, 4, 3}, {24, 1, 2, 3},  {32, 1, 2, 3},  {16, 1, 2, 7},
-    {8, 2, 4, 3},  {8, 2, 4, 4},  {16, 2, 4, 3}, {32, 2, 2, 2},  {32, 2, 2, 3},  {8, 2, 4, 7},
-    {8, 4, 2, 4}};
+    {8, 2, 4, 3},  {8, 2, 2, 4},  {16, 2, 4, 3}, {32, 2, 2, 2},  {32, 2, 2, 3},  {8, 2, 4, 7}};
 
 // Whether there is an instance: float32 results would spill where four blocks have 128 sums.
 constexpr bool exists(const WgmmaShape& shape, int unit_elements) {
