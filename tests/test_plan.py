@@ -124,7 +124,7 @@ def test_alternatives_are_sorted_and_hold_the_plan() -> None:
         found = plans.plan(case, "fp16", "contiguous", operator, H200, alternatives=True)
         check_plan(found, H200)
         times = [entry["predicted_ms"] for entry in found["alternatives"]]
-        assert times == sorted(times) and len(times) > 10
+        assert times == sorted(times) and len(times) > 5
         assert [e["plan"] for e in found["alternatives"] if e["chosen"]] == [found["plan"]]
         plain = plans.plan(case, "fp16", "contiguous", operator, H200)
         assert plain == {key: value for key, value in found.items() if key != "alternatives"}
@@ -138,8 +138,10 @@ def test_batch_changes_neither_engine_nor_order() -> None:
         "48,64,1,8,6 -> 160 k2x5x5 s1x2x1 op0x1x0",
         "38,256,1,8,9 -> 16 k4x2x4 s2x1x2 p1x2x1 op0x0x1",
         "41,512,4,4,4 -> 48 k3x5x3 s1x1x3 p0x1x2 op0x0x1 g2",
+        "2,16,2,7,33 -> 13 k1x2x7 p0x0x3",
+        "2,64,8,16,16 -> 32 k3 s2 p1",
     ]
-    decisive = ("chunk_units", "stage_units", "plane_block")
+    decisive = ("chunk_units", "stage_units", "merged_taps", "plane_block")
     for shape, dtype, layout in itertools.product(shapes, ("bf16", "tf32", "fp32"), LAYOUTS):
         for operator in ("forward", "grad_input"):
             orders = set()

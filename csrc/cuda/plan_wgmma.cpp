@@ -230,7 +230,8 @@ struct Search {
   }
 };
 
-// The best plan for a problem, whatever it costs. `axes` may prescribe chunk and stage.
+// The best plan for a problem, whatever it costs. `axes` may prescribe the order of the sums: chunk
+// and stage, and which taps are merged.
 std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaDataPlan& axes,
                                          Pass pass, bool channels_last, bool vectors, int run,
                                          int most_samples, const Device& device,
@@ -252,7 +253,8 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
         vectors && (problem.groups == 1 || operand_channels % (unit * base.chunk_units) == 0);
     base.fill_run = by_tensor ? 0 : run;
     const auto consider = [&](const WgmmaShape& shape) {
-      if (!exists(shape, unit)) return;
+      const bool prescribed = axes.chunk_units != 0;
+      if (!exists(shape, unit) || (prescribed && shape.merged_taps != axes.merged_taps)) return;
       if (shape.merged_taps > 0) {
         if (!can_merge(base.axes[2], shape, result_channels)) return;
       } else {
@@ -441,6 +443,7 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
     WgmmaDataPlan ordered = base;
     ordered.chunk_units = typical_plan->chunk_units;
     ordered.stage_units = typical_plan->stage_units;
+    ordered.merged_taps = typical_plan->merged_taps;
     const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, run, most_samples,
                                   device, alternatives);
     if (!plan) return kNoTile;
