@@ -87,6 +87,7 @@ std::string facts_of(const PlanRequest& request, bool result_channels_last,
       .add("column_tiles", sizes.column_tiles)
       .add("chunk_units", plan.chunk_units)
       .add("stage_units", plan.stage_units)
+      .add("stage_parts", plan.stage_parts)
       .add("box_slots", plan.box_slots)
       .add("weights_resident", sizes.resident)
       .add("fill_run", plan.fill_run)

@@ -41,18 +41,21 @@ double filled_bytes(const WgmmaDataPlan& plan) {
   return std::min(kFillLoadedBytes * loaded, kMostFilledBytes);
 }
 
+// A part of a stage, for one warpgroup.
+double part_clocks(const WgmmaDataPlan& plan) {
+  return plan.blocks * plan.stage_units / 2. * product_clocks(product_columns(plan));
+}
+
 double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
                  int multiprocessors) {
   const WindowAxis& d = plan.axes[0];
   const double parts = plan.column_parts, element = element_bytes(plan);
   const double tiles = std::ceil(sizes.column_tiles / parts);
-  const double stages = sizes.stages * tiles / sizes.column_tiles;
-  const double stage_clocks =
-      std::max(2 * plan.blocks * plan.stage_units / 2. * product_clocks(product_columns(plan)),
-               kStageClocks) +
-      kStageOverhead;
+  const double share = tiles / sizes.column_tiles, stages = sizes.stages * share;
+  const double multiplied = sizes.parts * share * 2 * part_clocks(plan);
   const double changes = sizes.chunks > 1 ? sizes.chunks * kChunkClocks : kColumnTileClocks;
-  const double products = stages * stage_clocks + tiles * changes;
+  const double products =
+      std::max(multiplied, stages * kStageClocks) + stages * kStageOverhead + tiles * changes;
   const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
   const double merged = tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
   const double store = stored / (result_channels_last ? kStoreVectorBytes : kStoreStagedBytes) +
@@ -64,7 +67,7 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
       plan.fill_run != 0 ? sizes.box_bytes / filled_bytes(plan)
                          : std::max(sizes.box_bytes / kFillUnitBytes, box_rows * kFillRowClocks);
   const double fill = boxes * box_clocks;
-  const double weights = sizes.resident ? 0 : stages * sizes.stage_bytes / kWeightBytes;
+  const double weights = sizes.resident ? 0 : sizes.parts * share * sizes.part_bytes / kWeightBytes;
   double out = tiles * plan.columns * plan.w_planes * element * plan.samples * plan.tile_h *
                plan.tile_w / kMemoryBytes;
   if (!result_channels_last && std::fmod(plan.axes[2].result_extent * element, 32) != 0) {
@@ -85,8 +88,7 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
 // stages that this one needs before the second may start.
 int lead_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
   constexpr double kLeastTurnClocks = 120;
-  const double stage = plan.blocks * plan.stage_units / 2. * product_clocks(product_columns(plan));
-  if (sizes.chunks > 1 || stage < kLeastTurnClocks) return 0;
+  if (sizes.chunks > 1 || plan.stage_parts * part_clocks(plan) < kLeastTurnClocks) return 0;
   return sizes.resident ? static_cast<int>(sizes.stages) : plan.weight_slots - 1;
 }
 
@@ -124,8 +126,17 @@ struct Search {
     return wgmma_data_sizes(problem, pass, result_channels_last, plan);
   }
 
-  // Divides shared memory between boxes and weights, then compares.
+  // Weight stages of several short parts, for fewer barriers.
   void divide_memory(WgmmaDataPlan plan) {
+    constexpr double kLongStageClocks = 400;
+    for (plan.stage_parts = 1; plan.stage_parts <= 4; plan.stage_parts *= 2) {
+      divide_memory_of_stages(plan);
+      if (2 * plan.stage_parts * part_clocks(plan) >= kLongStageClocks) break;
+    }
+  }
+
+  // Divides shared memory between boxes and weights, then compares.
+  void divide_memory_of_stages(WgmmaDataPlan plan) {
     const WindowAxis& d = plan.axes[0];
     plan.segment = d.positions;
     plan.column_parts = 1;

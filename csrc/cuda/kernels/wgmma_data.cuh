@@ -46,10 +46,11 @@ struct Consumer {
   float sums[kBlocks][kPlanes][kColumns / 2];
   MatrixAddress left, right;
   int lane;
-  int block_units, left_step, box_units, stage_units;
+  int block_units, left_step, box_units, part_units;
   // The ring of weights: barrier and address of the next stage, parity of its phase.
   uint32_t stage_full, parity = 0;
-  int stage_at;
+  int stage_at;    // of the next part
+  int parts_left;  // of the stage
   // Barriers that free the stages before, newest first, whose products may be under way.
   static constexpr int kAhead = wgmma_stages_ahead(kBlocks);
   uint32_t unfreed[kAhead] = {};
@@ -71,7 +72,7 @@ struct Consumer {
         block_units(8 * arguments.sizes.box.width),
         left_step(arguments.sizes.box.width == 2 ? arguments.sizes.box.rows * 2 : 2),
         box_units(arguments.sizes.box_bytes / kWgmmaUnitBytes),
-        stage_units(arguments.sizes.stage_bytes / kWgmmaUnitBytes) {
+        part_units(arguments.sizes.part_bytes / kWgmmaUnitBytes) {
     restart_stages();
   }
   static __device__ int first_row(const WgmmaDataArguments& args, int warpgroup) {
@@ -88,6 +89,7 @@ struct Consumer {
     stage_full = shared.weight_full(0);
     stage_at = right.low;
     parity = 0;
+    parts_left = args.plan.stage_parts;
   }
   __device__ __forceinline__ int slot_of(int b) const {
     const int slot = window_slot + b;
@@ -121,11 +123,11 @@ struct Consumer {
     named_arrive(leads() ? 4 : 3, 2 * kWarpgroupThreads);
   }
 
-  // One stage of plane p: straight code, so that its products leave back to back. `accumulate` is
-  // false for the first products of a plane.
+  // One part of a stage, of plane p: straight code, so that its products leave back to back.
+  // `accumulate` is false for the first products of a plane.
   template <int kSteps>
-  __device__ __forceinline__ void multiply_stage(int p, int left_at, bool accumulate) {
-    barrier_wait(stage_full, parity);
+  __device__ __forceinline__ void multiply_part(int p, int left_at, bool accumulate) {
+    if (parts_left == args.plan.stage_parts) barrier_wait(stage_full, parity);
     const uint64_t a = left.with(left_at), b = right.with(stage_at);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
@@ -134,13 +136,19 @@ struct Consumer {
         Wgmma<T, kColumns>::multiply(sums[block][p], a + step * left_step + block * block_units,
                                      b + step * 2 * kColumns, step > 0 || accumulate);
     }
+    stage_at += part_units;
+    if (--parts_left == 0) end_stage();
+  }
+  // The next part begins a stage.
+  __device__ __forceinline__ void end_stage() {
     wgmma_commit();
     wgmma_wait<kAhead>();
     free_oldest_stage();
     if (!args.sizes.resident) unfreed[0] = stage_full + 8 * shared.weight_slots;
     if (--until_grant == 0) grant_turn();
     stage_full += 8;
-    stage_at += stage_units;
+    stage_at += parts_left * part_units;
+    parts_left = args.plan.stage_parts;
     if (stage_full == shared.weight_full(shared.weight_slots)) {
       stage_full = shared.weight_full(0);
       stage_at = right.low;
@@ -151,18 +159,18 @@ struct Consumer {
   // All taps of a column tile, for one chunk.
   template <int kSteps>
   __device__ __forceinline__ void multiply_taps(const ColumnPlace& tile, bool first_chunk) {
-    const int stages_per_tap = args.plan.chunk_units / (2 * kSteps);
-    // A stage is one row's width of channels, or several where the width is one step.
+    const int parts_per_tap = args.plan.chunk_units / (2 * kSteps);
+    // A part is one row's width of channels, or several where the width is one step.
     const int tap_step = 2 * kSteps * args.sizes.box.rows;
     const unsigned* tap = shared.taps + tile.first_tap;
     unsigned place = *tap;
     const auto multiply_tap = [&](int p, bool accumulate) {
       int left_at = left.low + slot_of(place >> 24) * box_units + (place & 0xffffff);
       place = *++tap;
-      multiply_stage<kSteps>(p, left_at, accumulate);
+      multiply_part<kSteps>(p, left_at, accumulate);
 #pragma unroll 1
-      for (int stage = 1; stage < stages_per_tap; ++stage)
-        multiply_stage<kSteps>(p, left_at += tap_step, true);
+      for (int part = 1; part < parts_per_tap; ++part)
+        multiply_part<kSteps>(p, left_at += tap_step, true);
     };
     if constexpr (kPlanes == 1) {
 #pragma unroll 1
@@ -180,6 +188,7 @@ struct Consumer {
         }
       }
     }
+    if (parts_left != args.plan.stage_parts) end_stage();
   }
 
   // The sums of a column tile. With plan.lead, the warpgroups take turns: the first starts when the

@@ -12,29 +12,31 @@ namespace convt3d {
 __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaShared& shared) {
   const WgmmaDataPlan& plan = args.plan;
   const WgmmaDataSizes& sizes = args.sizes;
-  const int stages_per_tap = plan.chunk_units / plan.stage_units;
+  const int parts_per_tap = plan.chunk_units / plan.stage_units;
   RingCursor cursor;
   wait_for_previous_kernel();  // pack_wgmma_weights; nothing else depends on it
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
-    const char* packed = args.packed + item.group * sizes.stages * sizes.stage_bytes;
+    const char* packed = args.packed + item.group * sizes.parts * sizes.part_bytes;
     const int steps = sizes.resident ? 1 : item.last_d - item.first_d;
     for (int step = 0; step < steps; ++step) {
       for (int column = item.first_column; column < item.last_column; ++column) {
         const ColumnPlace& tile = shared.columns[column];
-        // The stages of all chunks of a column tile follow each other.
+        // The parts of all chunks of a column tile follow each other.
         const int64_t begin =
             static_cast<int64_t>(tile.slice * sizes.taps + tile.first_tap) * sizes.chunks;
-        const char* source = packed + begin * stages_per_tap * sizes.stage_bytes;
-        const int count = tile.taps * sizes.chunks * stages_per_tap;
-        for (int stage = 0; stage < count; ++stage) {
-          barrier_wait(shared.weight_empty(cursor.slot), cursor.parity ^ 1);
-          const uint32_t full = shared.weight_full(cursor.slot);
-          barrier_expect(full, sizes.stage_bytes);
-          copy_bulk(shared.weights + cursor.slot * sizes.stage_bytes, source, sizes.stage_bytes,
-                    full);
-          source += sizes.stage_bytes;
-          cursor.advance(shared.weight_slots);
+        const char* source = packed + begin * parts_per_tap * sizes.part_bytes;
+        const int chunk_bytes = tile.taps * parts_per_tap * sizes.part_bytes;
+        for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
+          for (int left = chunk_bytes; left > 0; left -= sizes.stage_bytes) {
+            const int bytes = min(left, sizes.stage_bytes);
+            barrier_wait(shared.weight_empty(cursor.slot), cursor.parity ^ 1);
+            const uint32_t full = shared.weight_full(cursor.slot);
+            barrier_expect(full, bytes);
+            copy_bulk(shared.weights + cursor.slot * sizes.stage_bytes, source, bytes, full);
+            source += bytes;
+            cursor.advance(shared.weight_slots);
+          }
         }
       }
     }

@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kPieceThreads)
   const PieceColumn mine(threadIdx.x & (shape.channels - 1), tile_channel, pieces.channel_bits,
                          plan.columns, channels_last);
   uint4* packed =
-      reinterpret_cast<uint4*>(args.packed + group * args.sizes.stages * args.sizes.stage_bytes) +
+      reinterpret_cast<uint4*>(args.packed + group * args.sizes.parts * args.sizes.part_bytes) +
       chunk_unit * columns + mine.column;
   const uint4* source = staged + place_of_channel(mine.channel);
   for (int unit = 0; unit < shape.units; ++unit) {

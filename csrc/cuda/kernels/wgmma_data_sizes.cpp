@@ -44,13 +44,23 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   while (2 << sizes.fill_unit_bits <= plan.fill_run &&
          plan.chunk_units % (2 << sizes.fill_unit_bits) == 0)
     ++sizes.fill_unit_bits;
-  sizes.stage_bytes = plan.stage_units * product_columns(plan) * kWgmmaUnitBytes;
+  sizes.part_bytes = plan.stage_units * product_columns(plan) * kWgmmaUnitBytes;
+  sizes.stage_bytes = plan.stage_parts * sizes.part_bytes;
   for (const WindowAxis& axis : plan.axes)
     for (int plane = 0; plane < axis.planes; ++plane)
       sizes.empty_planes = sizes.empty_planes || axis.taps_of(plane) == 0;
   sizes.taps = d.taps() * h.taps() * (plan.merged_taps > 0 ? 1 : w.taps());
-  sizes.stages = static_cast<int64_t>(sizes.channel_tiles) * sizes.chunks * sizes.taps *
-                 (plan.chunk_units / plan.stage_units);
+  const int64_t repeated = static_cast<int64_t>(sizes.channel_tiles) * sizes.chunks;
+  const int tap_parts = plan.chunk_units / plan.stage_units;
+  sizes.parts = repeated * sizes.taps * tap_parts;
+  const bool all_w = plan.merged_taps > 0 || plan.w_planes > 1;
+  for (int plane_d = 0; plane_d < d.planes; ++plane_d)
+    for (int plane_h = 0; plane_h < h.planes; ++plane_h)
+      for (int plane_w = 0; plane_w < (all_w ? 1 : w.planes); ++plane_w) {
+        const int taps_w = plan.merged_taps > 0 ? 1 : all_w ? w.taps() : w.taps_of(plane_w);
+        const int taps = d.taps_of(plane_d) * h.taps_of(plane_h) * taps_w;
+        sizes.stages += repeated * ceil_div(taps * tap_parts, plan.stage_parts);
+      }
   sizes.resident =
       problem.groups == 1 && plan.column_parts == 1 && sizes.stages <= plan.weight_slots;
 
@@ -80,7 +90,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
       at > std::numeric_limits<int>::max() ? std::numeric_limits<int>::max() : static_cast<int>(at);
   sizes.items = sizes.sample_tiles * problem.groups * sizes.segments * plan.column_parts *
                 static_cast<int64_t>(sizes.tiles_h) * sizes.tiles_w;
-  sizes.packed_bytes = problem.groups * sizes.stages * sizes.stage_bytes;
+  sizes.packed_bytes = problem.groups * sizes.parts * sizes.part_bytes;
   return sizes;
 }
 

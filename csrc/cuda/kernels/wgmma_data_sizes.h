@@ -37,7 +37,9 @@ struct WgmmaDataPlan {
   double clocks;     // predicted, of one multiprocessor
   int column_parts;  // work items that share the column tiles of a tile
   int chunk_units;   // 16-byte units of operand channels in shared memory at once
-  int stage_units;   // of a weight stage: 2, 4, 6 or 8, divides chunk_units
+  int stage_units;   // of a part of a tap that is one piece of code: 2, 4, 6 or 8, divides
+                     // chunk_units
+  int stage_parts;   // such parts in a weight stage
   int box_slots;     // boxes in shared memory
   int weight_slots;  // weight stages in shared memory
   int lead;  // stages of a column tile by which the second warpgroup follows the first; 0: no order
@@ -73,11 +75,12 @@ struct WgmmaDataSizes {
   int column_tiles;   // per group
   int sample_tiles, tiles_h, tiles_w, segments;
   BoxShape box;
-  int box_bytes, stage_bytes;
+  int box_bytes, part_bytes, stage_bytes;
   int fill_unit_bits;  // log2 of the units that neighbouring filling threads take
   bool empty_planes;   // some result plane has no tap
   int taps;            // entries of the list of taps: merged taps are one
-  int64_t stages;      // weight stages of one group
+  int64_t parts;       // of one group's weights
+  int64_t stages;      // weight stages of one group: none holds parts of two column tiles or chunks
   bool resident;       // every stage has its own slot
   int weights_at, staging_at, tables_at, barriers_at, shared_bytes;
   int64_t items;
