@@ -26,7 +26,8 @@ double product_clocks(int columns) { return std::max(columns / 2., 16 + columns 
 constexpr double kFillRowClocks = 4;  // per row of a box and the copy engine
 constexpr double kFillBytes = 28;     // per clock
 // By warps: all threads once load a run of every channel of their units, wait, and store.
-constexpr double kFillPassClocks = 1000;
+constexpr double kFillPassClocks = 900;
+constexpr double kFillLoadClocks = 12;
 constexpr double kMemoryBytes = 18;         // per clock, from memory
 constexpr double kTileClocks = 200;         // barriers, the first products' operands
 constexpr double kBlockClocks = 6000;       // start, tables, first tiles, storing
@@ -34,14 +35,13 @@ constexpr double kSumClocks = 5000;         // another launch
 constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
 constexpr double kStoresPerClock = 90;      // scattered weights, of the whole GPU
 
-// Passes of all threads that fill a box, or several that share lines of memory, in runs along w
-// that begin at `origin`.
-double fill_passes(const ContractionBox& box, int run, int origin) {
-  const int unit_step = 1 << box.unit_bits;
-  const int slots = kContractFillThreads / unit_step;
+// To fill a box, or several that share lines of memory, by warps, in runs along w from `origin` on.
+double fill_clocks(const ContractionBox& box, int run, int origin) {
+  const int units = contract_fill_units(run), slots = kContractFillThreads >> box.unit_bits;
   const int runs = ((origin & (run - 1)) + box.lines_of_memory.span() + run - 1) / run;
-  return std::ceil(static_cast<double>(box.most_lines) * runs / slots) *
-         std::ceil(1. * box.units / (fill_units(run, 2) * unit_step));
+  const double passes = std::ceil(static_cast<double>(box.most_lines) * runs / slots) *
+                        std::ceil(1. * box.units / (units << box.unit_bits));
+  return passes * (kFillPassClocks + 8 * units * kFillLoadClocks);
 }
 
 struct Search {
@@ -75,8 +75,8 @@ struct Search {
     const double fill =
         plan.still_run == 0
             ? std::max(bytes / kFillBytes, (still_rows + moving_rows) * kFillRowClocks)
-            : kFillPassClocks * (fill_passes(still, plan.still_run, 0) +
-                                 fill_passes(moving, plan.moving_run, plan.axes[2].origin));
+            : fill_clocks(still, plan.still_run, 0) +
+                  fill_clocks(moving, plan.moving_run, plan.axes[2].origin);
     const double tile_clocks = std::max(products, fill) + kTileClocks;
     int depth = 1;
     for (int place = 0; place < plan.axes[0].taps(); ++place) {

@@ -71,22 +71,23 @@ cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
   };
   if (plan.still_run != 0) {
     const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-    const auto fill = [&](const TensorPointer& tensor, const ContractionBox& box, int run) {
-      return ContractionFill{.tensor = tensor,
-                             .lines = box.lines_of_memory,
-                             .run = run,
-                             .unit_bits = box.unit_bits,
-                             .units = box.units,
-                             .channels = box.channels,
-                             .slice = box.slice,
-                             .width = box.width,
-                             .block_bytes = box.block_bytes()};
+    const auto set = [](ContractionFill& fill, const TensorPointer& tensor,
+                        const ContractionBox& box, int run) {
+      fill.tensor = tensor;
+      fill.lines = box.lines_of_memory;
+      fill.run = run;
+      fill.unit_bits = box.unit_bits;
+      fill.units = box.units;
+      fill.channels = box.channels;
+      fill.slice = box.slice;
+      fill.width = box.width;
+      fill.block_bytes = box.block_bytes();
     };
-    args.fills[0] = fill(still, args.sizes.still, plan.still_run);
+    set(args.fills[0], still, args.sizes.still, plan.still_run);
     args.fills[0].extent_h = h.result_extent;
     args.fills[0].extent_w = w.result_extent;
     args.fills[0].step_d = d.result_step;
-    args.fills[1] = fill(moving, args.sizes.moving, plan.moving_run);
+    set(args.fills[1], moving, args.sizes.moving, plan.moving_run);
     args.fills[1].extent_h = h.operand_extent;
     args.fills[1].extent_w = w.operand_extent;
     args.fills[1].step_d = d.operand_step;

@@ -28,7 +28,8 @@
 
 namespace convt3d {
 
-constexpr int kContractRegisters = 216, kContractFillRegisters = 72;
+// Together those that the block starts with, 168 of each thread.
+constexpr int kContractRegisters = 208, kContractFillRegisters = 88;
 
 // ---- Products ----------------------------------------------------------------------------------
 template <int kTiles, int kSums>

@@ -101,7 +101,7 @@ __device__ __forceinline__ void fill_boxes_of(const WgmmaGradWeightArguments& ar
     const int row = table[index].row + fill.lines.rows_to(column);
     return row < operand.rows ? row : -1;
   };
-  fill_transposed<T, kRun>(
+  fill_transposed<T, kRun, contract_fill_units(kRun), contract_unit_bits(kRun)>(
       lines, {stage + fill.boxes_at, fill.width, fill.block_bytes}, fill.tensor.stride[1],
       kRun > 1 ? 1 : static_cast<int>(fill.tensor.stride[4]), thread, line_source, row_of);
 }

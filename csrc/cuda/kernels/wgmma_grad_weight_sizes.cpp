@@ -23,14 +23,15 @@ void set_slice(ContractionBox& box, int slice) {
   box.blocks = static_cast<int>(ceil_of(slice, 8 * box.width));
 }
 
-// As many neighbouring threads as a run has positions take neighbouring units, but hardly any unit
-// that is only padding.
+// As many neighbouring threads as there are units in a row, up to a run's length, take
+// neighbouring units, but hardly any unit that is only padding.
 void set_units(ContractionBox& box, int run) {
   const int units = static_cast<int>(ceil_of(std::min(box.slice, box.channels), 8));
   const auto padded = [&](int bits) { return static_cast<int>(round_up(units, 1 << bits)); };
-  while (2 << box.unit_bits <= std::min(run, box.width) &&
-         3 * padded(box.unit_bits + 1) <= 4 * units)
-    ++box.unit_bits;
+  box.unit_bits = contract_unit_bits(run);
+  if (box.unit_bits < 0)
+    for (box.unit_bits = 0; 2 << box.unit_bits <= std::min(run, box.width); ++box.unit_bits)
+      if (3 * padded(box.unit_bits + 1) > 4 * units) break;
   box.units = padded(box.unit_bits);
 }
 
