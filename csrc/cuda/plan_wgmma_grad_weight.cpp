@@ -28,26 +28,36 @@ constexpr double kFillBytes = 28;     // per clock
 // By warps: all threads once load a run of every channel of their units, wait, and store.
 constexpr double kFillPassClocks = 900;
 constexpr double kFillLoadClocks = 12;
-constexpr double kMemoryBytes = 18;         // per clock, from memory
-constexpr double kTileClocks = 200;         // barriers, the first products' operands
-constexpr double kBlockClocks = 6000;       // start, tables, first tiles, storing
-constexpr double kSumClocks = 5000;         // another launch
-constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
-constexpr double kStoresPerClock = 90;      // scattered weights, of the whole GPU
+constexpr double kFillStridedLoadClocks = 128;  // neighbours along w in a line of the cache each
+constexpr double kMemoryBytes = 18;             // per clock, from memory
+constexpr double kTileClocks = 200;             // barriers, the first products' operands
+constexpr double kBlockClocks = 6000;           // start, tables, first tiles, storing
+constexpr double kSumClocks = 5000;             // another launch
+constexpr double kSumBytesPerClock = 1500;      // of the whole GPU
+constexpr double kStoresPerClock = 90;          // scattered weights, of the whole GPU
 
-// To fill a box, or several that share lines of memory, by warps, in runs along w from `origin` on.
-double fill_clocks(const ContractionBox& box, int run, int origin) {
-  const int units = contract_fill_units(run), slots = kContractFillThreads >> box.unit_bits;
-  const int runs = ((origin & (run - 1)) + box.lines_of_memory.span() + run - 1) / run;
+// How an operand comes into shared memory: by warps in runs along w, or by the copy engine (run 0).
+struct OperandFill {
+  int run;
+  bool strided;  // along w
+};
+
+// To fill a box, or several that share lines of memory, by warps, from `origin` on along w.
+double fill_clocks(const ContractionBox& box, const OperandFill& fill, int origin) {
+  const int units = contract_fill_units(fill.run), slots = kContractFillThreads >> box.unit_bits;
+  const int columns = (origin & (fill.run - 1)) + box.lines_of_memory.span();
+  const int runs = (columns + fill.run - 1) / fill.run;
   const double passes = std::ceil(static_cast<double>(box.most_lines) * runs / slots) *
                         std::ceil(1. * box.units / (units << box.unit_bits));
-  return passes * (kFillPassClocks + 8 * units * kFillLoadClocks);
+  return passes *
+         (kFillPassClocks + 8 * units * (fill.strided ? kFillStridedLoadClocks : kFillLoadClocks));
 }
 
 struct Search {
   const Problem& problem;
   const Device& device;
   double tensor_bytes;  // of both operands
+  OperandFill grad_output, input;
   Alternatives<WgmmaGradWeightPlan>* alternatives;
   WgmmaGradWeightPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
@@ -75,8 +85,8 @@ struct Search {
     const double fill =
         plan.still_run == 0
             ? std::max(bytes / kFillBytes, (still_rows + moving_rows) * kFillRowClocks)
-            : fill_clocks(still, plan.still_run, 0) +
-                  fill_clocks(moving, plan.moving_run, plan.axes[2].origin);
+            : fill_clocks(still, plan.input_moves ? grad_output : input, 0) +
+                  fill_clocks(moving, plan.input_moves ? input : grad_output, plan.axes[2].origin);
     const double tile_clocks = std::max(products, fill) + kTileClocks;
     int depth = 1;
     for (int place = 0; place < plan.axes[0].taps(); ++place) {
@@ -218,21 +228,24 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
   if (problem.batch == 0) return Refusal{"there are no positions"};
   const bool by_copies = loads_in_vectors(grad_output, problem.out_channels_per_group(), type) &&
                          loads_in_vectors(input, problem.in_channels_per_group(), type);
-  const auto run_along = [by_copies](const TensorPointer& tensor, int64_t extent) {
+  const auto fill_of = [by_copies](const TensorPointer& tensor, int64_t extent) -> OperandFill {
     constexpr int kElements = 8;  // of 16 bytes
-    return by_copies ? 0 : std::min(run_of_extent(extent, kElements), run_of(tensor, kElements));
+    if (by_copies) return {};
+    return {std::min(run_of_extent(extent, kElements), run_of(tensor, kElements)),
+            tensor.stride[4] != 1};
   };
+  const OperandFill grad_output_fill = fill_of(grad_output, problem.axes[2].output);
+  const OperandFill input_fill = fill_of(input, problem.axes[2].input);
   const auto line_fits = [](const TensorPointer& tensor, int64_t extent) {
     return extent * tensor.stride[4] <= std::numeric_limits<int>::max();
   };
-  const int grad_output_run = run_along(grad_output, problem.axes[2].output);
-  const int input_run = run_along(input, problem.axes[2].input);
   if (!by_copies &&
       !(line_fits(grad_output, problem.axes[2].output) && line_fits(input, problem.axes[2].input)))
     return Refusal{"a line along the width exceeds what it counts"};
   static PlanCache<WgmmaGradWeightPlan> cache;
-  const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow,
-                              grad_output_run, input_run});
+  const PlanKey key(
+      problem, {device.multiprocessors, device.shared_per_block, even_if_slow, grad_output_fill.run,
+                grad_output_fill.strided, input_fill.run, input_fill.strided});
   const auto find = [&]() -> Planned<WgmmaGradWeightPlan> {
     double input_bytes = 2. * problem.batch * problem.in_channels;
     double output_bytes = 2. * problem.batch * problem.out_channels;
@@ -240,12 +253,13 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
       input_bytes *= axis.input;
       output_bytes *= axis.output;
     }
-    Search search{problem, device, input_bytes + output_bytes, alternatives};
+    Search search{problem,          device,     input_bytes + output_bytes,
+                  grad_output_fill, input_fill, alternatives};
     for (bool input_moves : {true, false}) {
       WgmmaGradWeightPlan plan{};
       plan.input_moves = input_moves;
-      plan.still_run = input_moves ? grad_output_run : input_run;
-      plan.moving_run = input_moves ? input_run : grad_output_run;
+      plan.still_run = (input_moves ? grad_output_fill : input_fill).run;
+      plan.moving_run = (input_moves ? input_fill : grad_output_fill).run;
       bool possible = true;
       for (int a = 0; a < 3 && possible; ++a) {
         const std::optional<WindowAxis> axis =
