@@ -139,13 +139,20 @@ std::string describe(const Thread& thread) {
 // Where every warp stands.
 void print_warps() {
   const Block& b = block();
+  std::map<std::string, std::string> warps;
   for (int first = 0; first < b.count; first += kWarpThreads) {
     std::map<std::string, uint32_t> lanes;
     for (int i = first; i < first + kWarpThreads && i < b.count; ++i)
       lanes[describe(b.threads[i])] |= 1u << i % kWarpThreads;
-    for (const auto& [text, mask] : lanes)
-      std::printf("  warp %2d, lanes %08x: %s\n", first / kWarpThreads, mask, text.c_str());
+    for (const auto& [text, mask] : lanes) {
+      char name[40];
+      std::snprintf(name, sizeof(name), mask == kWholeWarp ? " %d" : " %d (lanes %08x)",
+                    first / kWarpThreads, mask);
+      warps[text] += name;
+    }
   }
+  for (const auto& [text, names] : warps)
+    std::printf("  %s: warps%s\n", text.c_str(), names.c_str());
 }
 
 [[noreturn]] void end_failed() {
@@ -216,15 +223,18 @@ void run_block() {
       end_failed();
     }
     const int warp = ready[random_number() % count];
-    for (uint32_t lanes = std::exchange(b.warps[warp].ready, 0); lanes != 0; lanes &= lanes - 1) {
-      b.current = warp * kWarpThreads + std::countr_zero(lanes);
+    const bool last_first = random_number() % 2 == 0;
+    for (uint32_t lanes = std::exchange(b.warps[warp].ready, 0); lanes != 0;) {
+      const int lane = last_first ? 31 - std::countl_zero(lanes) : std::countr_zero(lanes);
+      lanes &= ~(1u << lane);
+      b.current = warp * kWarpThreads + lane;
       const auto thread = static_cast<unsigned>(b.current);
       threadIdx = {thread % x, thread / x % y, thread / x / y};
       running().fiber.enter(b.scheduler);
     }
     b.current = -1;
   }
-  while (!b.pending.empty()) complete_one();
+  if (!b.pending.empty()) fail("a block ends before its asynchronous copies");
 }
 
 }  // namespace

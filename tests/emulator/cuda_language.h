@@ -4,9 +4,10 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 #include <vector_functions.h>
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -26,7 +27,8 @@
 #define __device__
 #define __host__
 // Fits both `extern __shared__`, which becomes the emulator's buffer, and an array of a function,
-// which becomes static. All fibers run on one thread of the system.
+// which becomes static. (The former not in an unnamed namespace.) All fibers run on one thread of
+// the system.
 #define __shared__ thread_local
 #define __grid_constant__
 #define __launch_bounds__(...)
@@ -60,6 +62,11 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   for (int i = 0; i < 4; ++i)
     result |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
   return result;
+}
+inline int __clz(int value) { return std::countl_zero(static_cast<unsigned>(value)); }
+template <typename T>
+T atomicOr(T* target, T value) {
+  return std::exchange(*target, *target | value);
 }
 template <typename T>
 T __ldg(const T* source) {
@@ -131,7 +138,8 @@ inline int __any_sync(unsigned mask, int predicate,
 }
 
 // ---- Launches --------------------------------------------------------------------------------
-// Complete when they return.
+// Complete when they return. By another name: cuda_runtime.h has templates of the same form.
+#define cudaLaunchKernelEx launch_emulated
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* launch, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {
@@ -146,6 +154,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* launch, void (*kernel)(
     return cudaErrorInvalidConfiguration;
   run_grid(grid, [&] { kernel(static_cast<Parameters>(arguments)...); });
   return cudaSuccess;
+}
+// Attributes are the compiler's, which is not nvcc.
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return cudaErrorNotSupported;
 }
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {

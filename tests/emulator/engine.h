@@ -51,7 +51,7 @@ struct Run {
 struct Engine {
   std::vector<Operation> operations;
   std::vector<DataType> types;
-  bool tf32;  // float32 runs in TF32
+  bool tf32, ieee;  // float32 products of TF32 values, or of float32
   std::vector<Layout> layouts;
   Family family;
   // The best plan first; none: refused.

@@ -50,6 +50,7 @@ Engine engine() {
   return {.operations = {Operation::kForward, Operation::kGradInput},
           .types = {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32},
           .tf32 = true,
+          .ieee = false,
           .layouts = {Layout::kContiguous, Layout::kChannelsLast},
           .family = {},
           .runs = runs};

@@ -45,6 +45,7 @@ Engine engine() {
   return {.operations = {Operation::kGradWeight},
           .types = {DataType::kBFloat16, DataType::kFloat16},
           .tf32 = false,
+          .ieee = false,
           .layouts = {Layout::kContiguous, Layout::kContiguous, Layout::kChannelsLast},
           .runs = runs};
 }

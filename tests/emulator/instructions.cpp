@@ -7,32 +7,42 @@
 
 namespace convt3d::emulator {
 
-float value_of(Element element, const char* source) {
+namespace {
+
+// Conversion in software is slow.
+const float* float16_values() {
+  static const auto values = [] {
+    auto table = std::make_unique<float[]>(65536);
+    for (unsigned bits = 0; bits < 65536; ++bits) {
+      __half_raw raw;
+      raw.x = static_cast<unsigned short>(bits);
+      table[bits] = __half2float(__half(raw));
+    }
+    return table;
+  }();
+  return values.get();
+}
+
+}  // namespace
+
+void load_values(Element element, const char* source, int bytes, float* values) {
+  uint16_t halves[8];
+  uint32_t words[8];
+  const int count = bytes / bytes_of(element);
+  if (element == Element::kTf32) {
+    std::memcpy(words, source, static_cast<size_t>(bytes));
+    for (int i = 0; i < count; ++i) words[i] &= 0xffffe000u;
+    std::memcpy(values, words, static_cast<size_t>(count) * sizeof(float));
+    return;
+  }
+  std::memcpy(halves, source, static_cast<size_t>(bytes));
   if (element == Element::kFloat16) {
-    // Conversion in software is slow.
-    static const auto values = [] {
-      auto table = std::make_unique<float[]>(65536);
-      for (unsigned bits = 0; bits < 65536; ++bits) {
-        __half_raw raw;
-        raw.x = static_cast<unsigned short>(bits);
-        table[bits] = __half2float(__half(raw));
-      }
-      return table;
-    }();
-    uint16_t bits;
-    std::memcpy(&bits, source, sizeof(bits));
-    return values[bits];
+    const float* const table = float16_values();
+    for (int i = 0; i < count; ++i) values[i] = table[halves[i]];
+    return;
   }
-  uint32_t bits = 0;
-  if (element == Element::kBFloat16) {
-    std::memcpy(reinterpret_cast<char*>(&bits) + 2, source, 2);
-  } else {
-    std::memcpy(&bits, source, 4);
-    bits &= 0xffffe000u;
-  }
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
+  for (int i = 0; i < count; ++i) words[i] = static_cast<uint32_t>(halves[i]) << 16;
+  std::memcpy(values, words, static_cast<size_t>(count) * sizeof(float));
 }
 
 uint32_t round_to_tf32(uint32_t bits) {

@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <array>
 #include <cstdint>
 
 #include "block.h"
@@ -19,8 +20,8 @@ template <>
 inline constexpr Element kElementOf<__nv_bfloat16> = Element::kBFloat16;
 
 constexpr int bytes_of(Element element) { return element == Element::kTf32 ? 4 : 2; }
-// The value that tensor cores read: of TF32 the upper 19 bits.
-float value_of(Element element, const char* source);
+// The values in up to 16 bytes as tensor cores read them: of TF32 the upper 19 bits.
+void load_values(Element element, const char* source, int bytes, float* values);
 // Nearest TF32 value, ties away from zero, as float bits.
 uint32_t round_to_tf32(uint32_t bits);
 
@@ -37,6 +38,18 @@ struct WgmmaProduct {
 void wgmma(const WgmmaProduct& product, float* sums, const Where& where);
 void wgmma_commit();
 void wgmma_wait(int pending, const Where& where);
+
+// ---- Products of a warp (mma.sync) ------------------------------------------------------------
+void multiply_tile(Element element, float (&sums)[4], const uint32_t (&left)[4],
+                   std::array<uint32_t, 2> right, const Where& where);
+// ldmatrix of 8 x 16-byte matrices; `address`: of a lane's row.
+void load_matrices(uint32_t* fragment, int matrices, bool transposed, uint32_t address,
+                   const Where& where);
+
+// ---- Copies of a thread (cp.async) -------------------------------------------------------------
+void copy_async(uint32_t destination, const void* source, bool valid);
+void copy_async_commit();
+void copy_async_wait(int pending);
 
 // ---- Memory ----------------------------------------------------------------------------------
 void store_matrices_transposed(uint32_t row, const uint32_t* words, int matrices,

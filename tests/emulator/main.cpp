@@ -88,55 +88,102 @@ struct Counts {
   int problems = 0, refused = 0, runs = 0;
 };
 
+void launch(const Run& run, HostTensor& result, uint64_t seed) {
+  set_schedule(seed);
+  result.poison();
+  const cudaError_t status = run.launch();
+  if (status != cudaSuccess) fail("the launch returns %d", static_cast<int>(status));
+  if (!result.is_surrounded_by_poison()) fail("a write outside the result");
+}
+
+// The last sample has the same bits where it is the only one.
+void check_alone(const Engine& engine, const Trial& trial, const HostTensor& result, Layout layout,
+                 const std::string& context, uint64_t seed) {
+  Trial alone = trial;
+  alone.problem.batch = 1;
+  alone.first.data = static_cast<char*>(trial.first.data) +
+                     (trial.problem.batch - 1) * trial.first.stride[0] * element_bytes(trial.type);
+  Sizes size = result.size();
+  size[0] = 1;
+  HostTensor sample(trial.type, size, layout, {});
+  alone.result = sample.pointer();
+  const std::vector<Run> runs = engine.runs(alone);
+  if (runs.empty()) fail("the last sample alone is refused");
+  set_context(context + "the last sample alone: " + runs[0].plan);
+  launch(runs[0], sample, seed);
+  const int64_t before = result.elements() - sample.elements();
+  for (int64_t i = 0; i < sample.elements(); ++i)
+    if (sample.at(i) != result.at(before + i))
+      fail("element %d of the last sample depends on the batch", static_cast<int>(i));
+}
+
+// A problem's facts besides its sizes.
+struct Drawn {
+  Trial trial;
+  Layout layout;
+};
+Drawn draw(const Engine& engine, const Options& options, std::mt19937_64& random) {
+  const auto pick = [&random](const auto& values) { return values[random() % values.size()]; };
+  Family family = engine.family;
+  if (options.products > 0) family.products = options.products;
+  // Drawn before they are overridden, so that a seed means the same with and without options.
+  Drawn drawn{};
+  Trial& trial = drawn.trial;
+  trial.problem = random_problem(random, family);
+  trial.operation = pick(engine.operations);
+  trial.type = pick(engine.types);
+  drawn.layout = pick(engine.layouts);
+  const bool prefers_tf32 = random() % 2 == 0;
+  // Few multiprocessors: blocks then walk over many items. Little memory: operands in chunks.
+  const int multiprocessors[] = {2, 7, 132}, shared[] = {227, 227, 120, 64};
+  trial.device.multiprocessors = multiprocessors[random() % 3];
+  trial.device.shared_per_block = shared[random() % 4] * 1024;
+  trial.device.shared_per_multiprocessor = 228 * 1024;
+  trial.device.has_wgmma = true;
+  if (!options.problem.empty()) trial.problem = problem_of(options.problem);
+  trial.operation = options.operation.value_or(trial.operation);
+  trial.type = options.type.value_or(trial.type);
+  drawn.layout = options.layout.value_or(drawn.layout);
+  trial.allow_tf32 =
+      trial.type == DataType::kFloat32 && engine.tf32 && (!engine.ieee || prefers_tf32);
+  return drawn;
+}
+
+// Dense, with padding that keeps rows aligned, or with any.
+Padding random_padding(const Engine& engine, std::mt19937_64& random) {
+  const auto coin = [&random] { return random() % 2 == 0; };
+  Padding result;
+  if (coin()) return result;
+  const int unit = engine.family.aligned || coin() ? 8 : 1;
+  for (int& extra : result.extra) extra = coin() ? unit * static_cast<int>(random() % 3) : 0;
+  result.offset = coin() ? unit * static_cast<int>(random() % 4) : 0;
+  return result;
+}
+
 // One problem in some of its plans.
 void run_seed(const Engine& engine, const Options& options, uint64_t seed, Counts& counts) {
   std::mt19937_64 random(seed);
-  const auto pick = [&random](const auto& values) { return values[random() % values.size()]; };
-  const auto chance = [&random](int of) { return random() % static_cast<uint64_t>(of) == 0; };
-  Family family = engine.family;
-  if (options.products > 0) family.products = options.products;
-  const Problem drawn = random_problem(random, family);
-  Trial trial{};
-  trial.problem = options.problem.empty() ? drawn : problem_of(options.problem);
-  // Drawn before they are overridden, so that a seed means the same with and without options.
-  const auto operation = pick(engine.operations);
-  const auto type = pick(engine.types);
-  const auto layout = pick(engine.layouts);
-  trial.operation = options.operation.value_or(operation);
-  trial.type = options.type.value_or(type);
-  const Layout chosen = options.layout.value_or(layout);
-  trial.allow_tf32 = trial.type == DataType::kFloat32 && engine.tf32;
-  // Few multiprocessors: blocks then walk over many items. Little memory: operands in chunks.
-  const int multiprocessors[] = {2, 7, 132}, shared[] = {227, 227, 120, 64};
-  trial.device = {multiprocessors[random() % 3], shared[random() % 4] * 1024, 228 * 1024, true};
-
+  Drawn drawn = draw(engine, options, random);
+  Trial& trial = drawn.trial;
   const Problem& problem = trial.problem;
-  const Sizes sizes[3] = {problem.input_size(), problem.output_size(), problem.weight_size()};
   const bool forward = trial.operation == Operation::kForward;
   const bool grad_weight = trial.operation == Operation::kGradWeight;
-  // Dense, with padding that keeps rows aligned, or with any.
-  const auto padding = [&]() -> Padding {
-    Padding result;
-    if (chance(2)) return result;
-    const int unit = family.aligned || chance(2) ? 8 : 1;
-    for (int& extra : result.extra) extra = chance(2) ? unit * static_cast<int>(random() % 3) : 0;
-    result.offset = chance(2) ? unit * static_cast<int>(random() % 4) : 0;
-    return result;
-  };
-  const auto other = [&] { return chance(4) ? Layout::kChannelsLast : Layout::kContiguous; };
-  HostTensor first(trial.type, forward ? sizes[0] : sizes[1], chosen, padding());
-  HostTensor second(trial.type, grad_weight ? sizes[0] : sizes[2], grad_weight ? chosen : other(),
-                    padding());
+  const Sizes input = problem.input_size(), output = problem.output_size();
+  const Layout weight_layout = random() % 4 == 0 ? Layout::kChannelsLast : Layout::kContiguous;
+  HostTensor first(trial.type, forward ? input : output, drawn.layout,
+                   random_padding(engine, random));
+  HostTensor second(trial.type, grad_weight ? input : problem.weight_size(),
+                    grad_weight ? drawn.layout : weight_layout, random_padding(engine, random));
   HostTensor result(trial.type,
-                    grad_weight ? sizes[2]
-                    : forward   ? sizes[1]
-                                : sizes[0],
-                    grad_weight ? other() : chosen, {});
+                    grad_weight ? problem.weight_size()
+                    : forward   ? output
+                                : input,
+                    grad_weight ? weight_layout : drawn.layout, {});
   HostTensor bias(trial.type, {problem.out_channels, 1, 1, 1, 1}, Layout::kContiguous, {});
   first.fill_random(random);
   second.fill_random(random);
   bias.fill_random(random);
-  const bool has_bias = forward && chance(2);
+  const bool has_bias = forward && random() % 2 == 0;
   trial.first = first.pointer();
   trial.second = second.pointer();
   trial.result = result.pointer();
@@ -144,8 +191,9 @@ void run_seed(const Engine& engine, const Options& options, uint64_t seed, Count
 
   const std::string context =
       "  seed " + std::to_string(seed) + " " + name_of(kOperations, trial.operation) + " " +
-      name_of(kTypes, trial.type) + " " + name_of(kLayouts, chosen) + (has_bias ? " bias" : "") +
-      ", " + std::to_string(trial.device.multiprocessors) + " multiprocessors of " +
+      name_of(kTypes, trial.type) + " " + name_of(kLayouts, drawn.layout) +
+      (trial.allow_tf32 ? " tf32" : "") + (has_bias ? " bias" : "") + ", " +
+      std::to_string(trial.device.multiprocessors) + " multiprocessors of " +
       std::to_string(trial.device.shared_per_block) + " bytes\n  " + text_of(problem) + "\n  ";
   set_context(context);
   std::vector<Run> runs = engine.runs(trial);
@@ -160,14 +208,12 @@ void run_seed(const Engine& engine, const Options& options, uint64_t seed, Count
                                        has_bias ? &bias : nullptr, trial.allow_tf32);
   for (size_t i = 0; i < wanted; ++i) {
     set_context(context + runs[i].plan);
-    set_schedule(seed);
     if (options.verbose) std::printf("%s%s\n", context.c_str(), runs[i].plan.c_str());
-    result.poison();
-    const cudaError_t status = runs[i].launch();
-    if (status != cudaSuccess) fail("the launch returns %d", static_cast<int>(status));
+    launch(runs[i], result, seed);
     const std::string wrong = difference(result, expected, trial.type);
     if (!wrong.empty()) fail("%s", wrong.c_str());
-    if (!result.is_surrounded_by_poison()) fail("a write outside the result");
+    if (i == 0 && !grad_weight && problem.batch > 1)
+      check_alone(engine, trial, result, drawn.layout, context, seed);
     ++counts.runs;
   }
 }

@@ -28,6 +28,33 @@ void forget_origin(T*&) {}
 
 inline uint32_t shared_address(const void* pointer) { return emulator::address_of(pointer); }
 
+inline void copy_async_16(uint32_t destination, const void* source, bool valid) {
+  emulator::copy_async(destination, source, valid);
+}
+inline void copy_async_commit() { emulator::copy_async_commit(); }
+template <int kPending>
+void copy_async_wait() {
+  emulator::copy_async_wait(kPending);
+}
+
+inline void load_matrix_x4(uint32_t (&fragment)[4], uint32_t address,
+                           const emulator::Where& where = emulator::Where::current()) {
+  emulator::load_matrices(fragment, 4, false, address, where);
+}
+inline void load_matrix_trans_x4(uint32_t (&fragment)[4], uint32_t address,
+                                 const emulator::Where& where = emulator::Where::current()) {
+  emulator::load_matrices(fragment, 4, true, address, where);
+}
+inline void load_matrix_trans_x2(uint32_t (&fragment)[2], uint32_t address,
+                                 const emulator::Where& where = emulator::Where::current()) {
+  emulator::load_matrices(fragment, 2, true, address, where);
+}
+template <typename T>
+void multiply_tile(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                   const emulator::Where& where = emulator::Where::current()) {
+  emulator::multiply_tile(emulator::kElementOf<T>, d, a, {b0, b1}, where);
+}
+
 inline uint32_t round_to_tf32(uint32_t bits) { return emulator::round_to_tf32(bits); }
 
 }  // namespace convt3d

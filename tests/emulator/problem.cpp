@@ -50,6 +50,8 @@ Problem random_problem(std::mt19937_64& random, const Family& family) {
       problem.in_channels = problem.groups * channels();
       problem.out_channels = problem.groups * channels();
     }
+    const bool usual = family.depthwise && between(0, 2) > 0;
+    const int64_t which = between(0, 4);
     const bool small = between(0, 3) == 0, same = between(0, 1) == 0;
     if (small) problem.batch = between(1, 20);
     const int64_t common[3] = {one_of({1, 2, 3, 4, 5}), one_of({1, 2, 2, 3, 4}), between(0, 2)};
@@ -60,6 +62,10 @@ Problem random_problem(std::mt19937_64& random, const Family& family) {
       axis.stride = same ? common[1] : one_of({1, 1, 2, 2, 3, 4});
       axis.padding = same ? common[2] : between(0, 4);
       axis.dilation = same ? 1 : one_of({1, 1, 1, 2, 3});
+      if (usual) {  // the taps that depthwise engines have kernels of their own for
+        constexpr int64_t kUsual[][3] = {{3, 1, 1}, {2, 2, 0}, {3, 2, 1}, {4, 2, 1}, {5, 2, 2}};
+        axis = {axis.input, 0, kUsual[which][0], kUsual[which][1], kUsual[which][2], 0, 1};
+      }
       axis.output_padding = between(0, std::max(axis.stride, axis.dilation) - 1);
       set_output(axis);
     }

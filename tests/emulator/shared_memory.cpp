@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <vector>
 
 namespace convt3d {
 
@@ -19,6 +20,16 @@ namespace {
 
 constexpr unsigned char kPoison = 0xff;  // a NaN of every floating-point type
 int dynamic_bytes = 0;
+uint64_t blocks = 0;  // that have begun
+
+struct Store {
+  int thread = -1;  // whose fence is missing
+  uint64_t block = 0;
+};
+Store stores[kSharedBytes / 16];
+std::vector<uint32_t> unfenced[kMostThreads];
+
+Store& store_at(uint32_t address) { return stores[(address - kFirstAddress) / 16]; }
 
 // Its name in PTX is opaque; the limits of the counts are those that PTX documents.
 struct Mbarrier {
@@ -51,6 +62,8 @@ void poison_shared_memory(int bytes) {
   if (bytes > kSharedBytes) fail("%d bytes of shared memory", bytes);
   std::memset(base, kPoison, std::max(bytes, dynamic_bytes) + kGuardBytes);
   dynamic_bytes = bytes;
+  ++blocks;
+  for (std::vector<uint32_t>& addresses : unfenced) addresses.clear();
 }
 
 void check_shared_memory() {
@@ -76,6 +89,30 @@ char* memory_at(uint32_t address, size_t bytes, size_t alignment, const char* wh
   return base + (address - kFirstAddress);
 }
 
+// ---- Visibility --------------------------------------------------------------------------------
+void store_unit(uint32_t address, const void* source) {
+  std::memcpy(memory_at(address, 16, 16, "a store"), source, 16);
+  store_at(address) = {this_thread(), blocks};
+  unfenced[this_thread()].push_back(address);
+}
+
+void fence_stores() {
+  std::vector<uint32_t>& addresses = unfenced[this_thread()];
+  for (uint32_t address : addresses)
+    if (store_at(address).thread == this_thread()) store_at(address).thread = -1;
+  addresses.clear();
+}
+
+const char* operand_unit(uint32_t address) {
+  const char* const unit = memory_at(address, 16, 16, "an operand of wgmma");
+  const Store& store = store_at(address);
+  if (store.thread >= 0 && store.block == blocks)
+    fail("an operand of wgmma at 0x%x: thread %d, which stored it, has not fenced", address,
+         store.thread);
+  return unit;
+}
+
+// ---- mbarrier ----------------------------------------------------------------------------------
 void init_barrier(uint32_t address, int arrivals, const Where& where) {
   if (arrivals < 1 || arrivals > kMostCount) fail_at(where, "mbarrier of %d arrivals", arrivals);
   const auto count = static_cast<uint64_t>(arrivals);

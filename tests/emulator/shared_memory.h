@@ -21,6 +21,14 @@ uint32_t address_of(const void* pointer);
 // The memory of `bytes` bytes at an address, all of it inside, on a boundary of `alignment`.
 char* memory_at(uint32_t address, size_t bytes, size_t alignment, const char* what);
 
+// ---- Visibility ------------------------------------------------------------------------------
+// A thread's store of 16 bytes, which the matrix units see only after the thread's fence. (Stores
+// through pointers are not known.)
+void store_unit(uint32_t address, const void* source);
+void fence_stores();
+// Of the matrix units.
+const char* operand_unit(uint32_t address);
+
 // ---- mbarrier --------------------------------------------------------------------------------
 void init_barrier(uint32_t address, int arrivals, const Where& where);
 // One arrival, after which the phase also waits for these bytes.

@@ -49,7 +49,7 @@ CUresult encode(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, voi
   result.to_tf32 = type == CU_TENSOR_MAP_DATA_TYPE_TFLOAT32;
   if (!is_16_bits && !result.to_tf32 && type != CU_TENSOR_MAP_DATA_TYPE_FLOAT32)
     return CUDA_ERROR_NOT_SUPPORTED;
-  if (rank != kDimensions || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
+  if (rank < 1 || rank > kDimensions || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
       fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
     return CUDA_ERROR_NOT_SUPPORTED;
   result.element_bytes = is_16_bits ? 2 : 4;
@@ -61,7 +61,9 @@ CUresult encode(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, voi
   if (reinterpret_cast<uintptr_t>(data) % 16 != 0) return CUDA_ERROR_INVALID_VALUE;
   result.data = static_cast<const char*>(data);
   result.swizzle = static_cast<uint8_t>(width);
-  for (int i = 0; i < kDimensions; ++i) {
+  for (int i = static_cast<int>(rank); i < kDimensions; ++i)
+    result.sizes[i] = result.box[i] = result.steps[i] = 1;
+  for (int i = 0; i < static_cast<int>(rank); ++i) {
     if (sizes[i] == 0 || sizes[i] > UINT32_MAX || box[i] == 0 || box[i] > 256 || steps[i] == 0 ||
         steps[i] > 8)
       return CUDA_ERROR_INVALID_VALUE;

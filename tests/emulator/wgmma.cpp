@@ -45,9 +45,7 @@ struct Matrix {
     constexpr int kWidths[] = {16, 128, 64, 32};
     width = kWidths[descriptor >> 62];
   }
-  const char* unit(uint32_t offset) const {
-    return memory_at(swizzled(start + offset, width), kUnit, kUnit, "an operand of wgmma");
-  }
+  const char* unit(uint32_t offset) const { return operand_unit(swizzled(start + offset, width)); }
 };
 
 // Rows [first, first + count) as out[depth][row].
@@ -65,8 +63,7 @@ void load(uint64_t descriptor, const WgmmaProduct& product, int first, int count
         const char* const unit = matrix.unit(at / width * matrix.leading + at % width +
                                              static_cast<uint32_t>(depth / 8) * matrix.stride +
                                              static_cast<uint32_t>(depth % 8) * width);
-        for (int i = 0; i < elements; ++i)
-          out[depth][row + i] = value_of(product.element, unit + i * bytes);
+        load_values(product.element, unit, kUnit, out[depth] + row);
       }
     return;
   }
@@ -75,9 +72,10 @@ void load(uint64_t descriptor, const WgmmaProduct& product, int first, int count
       const auto r = static_cast<uint32_t>(first + row);
       const uint32_t along = width == 16 ? half * matrix.leading : half * kUnit;
       const char* const unit = matrix.unit(r / 8 * matrix.stride + r % 8 * width + along);
+      float values[8];
+      load_values(product.element, unit, kUnit, values);
       for (int i = 0; i < elements; ++i)
-        out[static_cast<int>(half) * elements + i][row] =
-            value_of(product.element, unit + i * bytes);
+        out[static_cast<int>(half) * elements + i][row] = values[i];
     }
 }
 

@@ -65,12 +65,10 @@ inline void store_vector(void* target, const uint32_t (&words)[4]) {
 inline void store_half_vector(void* target, const uint32_t (&words)[4]) {
   emulator::store_global(target, words, 8);
 }
-inline void store_shared(uint32_t address, uint4 value) {
-  std::memcpy(emulator::memory_at(address, 16, 16, "a store"), &value, 16);
-}
+inline void store_shared(uint32_t address, uint4 value) { emulator::store_unit(address, &value); }
 inline void launch_dependents() {}
 inline void wait_for_previous_kernel() {}
-inline void fence_for_wgmma() {}
+inline void fence_for_wgmma() { emulator::fence_stores(); }
 
 // ---- Matrix products -------------------------------------------------------------------------
 inline void pin(float&) {}

@@ -1,0 +1,36 @@
+#include "cuda/kernels/direct.h"
+#include "engine.h"
+
+namespace convt3d::emulator {
+namespace {
+
+std::vector<Run> runs(const Trial& trial) {
+  return {{"", [&trial] {
+             switch (trial.operation) {
+               case Operation::kForward:
+                 return launch_direct_forward(trial.problem, trial.type, trial.first, trial.second,
+                                              trial.bias, trial.result, nullptr);
+               case Operation::kGradInput:
+                 return launch_direct_grad_input(trial.problem, trial.type, trial.first,
+                                                 trial.second, trial.result, nullptr);
+               default:
+                 return launch_direct_grad_weight(trial.problem, trial.type, trial.first,
+                                                  trial.second, trial.result, nullptr);
+             }
+           }}};
+}
+
+}  // namespace
+
+Engine engine() {
+  return {
+      .operations = {Operation::kForward, Operation::kGradInput, Operation::kGradWeight},
+      .types = {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32, DataType::kFloat64},
+      .tf32 = false,
+      .ieee = true,
+      .layouts = {Layout::kContiguous, Layout::kChannelsLast},
+      .family = {.products = 3e5},
+      .runs = runs};
+}
+
+}  // namespace convt3d::emulator

@@ -1,0 +1,87 @@
+"""The kernels without a GPU: random problems on an emulated block of threads (tests/emulator)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "emulator"
+SEED = int(os.environ.get("CONVT3D_TEST_SEED", "0"))
+
+
+def cuda_headers() -> Path | None:
+    """The folder of cuda.h and cuda_fp16.h; a toolkit without a GPU has them."""
+    nvcc = shutil.which("nvcc")
+    roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    roots += [str(Path(nvcc).resolve().parent.parent)] if nvcc else []
+    folders = [Path(root) / "include" for root in roots if root]
+    return next((f for f in folders if (f / "cuda.h").exists()), None)
+
+
+HEADERS = cuda_headers()
+pytestmark = pytest.mark.skipif(
+    HEADERS is None or not shutil.which("cmake"), reason="needs CUDA's headers and cmake"
+)
+
+
+@pytest.fixture(scope="module")
+def configured() -> None:
+    ninja = ["-G", "Ninja"] if shutil.which("ninja") else []
+    command = ["cmake", *ninja, "-S", ROOT / "tests" / "emulator", "-B", BUILD]
+    run = subprocess.run([*command, f"-DCUDA_INCLUDE={HEADERS}"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def build(program: str) -> Path:
+    command = ["cmake", "--build", BUILD, "--parallel", "2", "--target", program]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return BUILD / program
+
+
+@pytest.mark.parametrize(
+    ("engine", "count"),
+    [
+        ("wgmma_data", 50),
+        ("wgmma_grad_weight", 60),
+        ("gemm_data", 40),
+        ("gemm_grad_weight", 40),
+        ("depthwise", 100),
+        ("direct", 30),
+    ],
+)
+def test_random_problems(configured: None, engine: str, count: int) -> None:
+    program = build(engine)
+    arguments = ["--seed", str(SEED * 1_000_003), "--count", str(count)]
+    run = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = re.fullmatch(r"(\d+) problems agree in (\d+) plans, (\d+) refused\n", run.stdout)
+    assert found is not None and int(found[1]) > 0.6 * count, run.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing_arrival", r"DEADLOCK[^\0]*1 of 2 arrivals and 0 bytes to come: warps 0 1 2 3\n"),
+        ("another_arrival", "more than 1 arrivals in a phase"),
+        ("no_barrier", "is no mbarrier"),
+        ("missing_warp", r"DEADLOCK[^\0]*barrier 1 at faults.cpp:\d+, 96 of 128 threads there"),
+        ("diverging_lanes", "lanes of a warp diverge"),
+        ("store_outside", r"a store: 16 bytes at 0x1400 are outside shared memory"),
+        ("write_outside", "byte 4196 of 4096 bytes of shared memory has been written"),
+        ("product_outside", r"an operand of wgmma: 16 bytes at 0x\w+ are outside shared memory"),
+        ("store_not_fenced", "thread 5, which stored it, has not fenced"),
+        ("product_not_waited_for", "a warp ends with products that it has not waited for"),
+        ("different_products", "the lanes of a warp issue different products"),
+        ("copy_not_waited_for", "a block ends before its asynchronous copies"),
+    ],
+)
+def test_faults_are_reported(configured: None, fault: str, message: str) -> None:
+    run = subprocess.run([build("faults"), fault], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1 and re.match(f"FAILED: .*{message}", run.stdout), run.stdout
