@@ -32,6 +32,7 @@ NAMES = (
 )
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LAYOUTS = ("contiguous", "channels_last_3d", "sliced")
+HAS_WGMMA = torch.cuda.get_device_capability() == (9, 0)
 
 
 def on_gpu(argument: object) -> object:
@@ -54,5 +55,9 @@ if __name__ == "__main__":
                     for operator in OPERATORS:
                         operands = [on_gpu(a) for a in arguments(operator, tensors, case)]
                         getattr(torch.ops.convt3d, operator)(*operands)
+                    if name.startswith("hopper") and dtype.itemsize == 2 and HAS_WGMMA:
+                        # Where it is possible, but the portable kernel is predicted to be faster.
+                        operands = [on_gpu(a) for a in arguments("grad_weight", tensors, case)]
+                        torch.ops.convt3d._grad_weight(*operands, engine="wgmma")
     torch.cuda.synchronize()
     print("all operators ran")

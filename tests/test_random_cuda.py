@@ -91,9 +91,7 @@ def wanted(operator: str, operands: tuple) -> Expected:
     return Expected(value, magnitude, terms=1, random=True)
 
 
-def engines_of(
-    operator: str, case: Case, dtype: torch.dtype, layout: str, tf32: bool
-) -> tuple[str, ...]:
+def engines_of(operator: str, case: Case, dtype: torch.dtype, tf32: bool) -> tuple[str, ...]:
     """The engines, but for the direct one, that this GPU has for most calls of this kind."""
     per_group = (case.in_channels // case.groups, case.out_channels // case.groups)
     if case.groups > 1 and max(per_group) <= 4 and per_group[0] * per_group[1] <= 8:
@@ -101,7 +99,7 @@ def engines_of(
     if torch.cuda.get_device_capability() != (9, 0):
         return ("gemm",)
     if operator == "grad_weight":
-        has_wgmma = dtype != torch.float32 and layout == "channels_last_3d"
+        has_wgmma = dtype != torch.float32
     else:
         has_wgmma = dtype != torch.float32 or tf32
     return ("gemm", "wgmma") if has_wgmma else ("gemm",)
@@ -139,7 +137,7 @@ def test_random_problems(dtype: torch.dtype, first: int) -> None:
                     last = getattr(torch.ops.convt3d, operator)(*alone)
                     assert torch.equal(last, result[-1:]), f"depends on the batch: {label}"
                 chosen = False
-                for engine in engines_of(operator, case, dtype, layout, tf32):
+                for engine in engines_of(operator, case, dtype, tf32):
                     name = f"{operator} {engine} {precision}"
                     asked[name] += 1
                     poison(reference.value.numel(), dtype)

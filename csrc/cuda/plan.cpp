@@ -268,6 +268,25 @@ int resident_blocks(const GemmDataSizes& sizes, const Device& device) {
   return device.shared_per_multiprocessor / (sizes.shared_bytes + 1024);
 }
 
+int run_of_extent(int64_t extent, int elements) {
+  int run = elements;
+  while (extent % run != 0) run /= 2;
+  return run;
+}
+
+int run_of(const TensorPointer& tensor, int elements) {
+  if (tensor.stride[4] != 1) return 1;
+  const int element = 16 / elements;
+  const auto fits = [&](int run) {
+    bool result = reinterpret_cast<uintptr_t>(tensor.data) % (run * element) == 0;
+    for (int dim = 0; dim < 4; ++dim) result = result && tensor.stride[dim] % run == 0;
+    return result;
+  };
+  int run = elements;
+  while (!fits(run)) run /= 2;
+  return run;
+}
+
 bool fits_data_kernels(const Problem& problem) {
   constexpr int64_t limit = 1 << 24;
   bool fits = problem.in_channels < limit && problem.out_channels < limit &&

@@ -17,6 +17,12 @@ struct Device {
 // Whether what the kernels of forward and grad_input count in 32 bits fits.
 bool fits_data_kernels(const Problem& problem);
 
+// Neighbours along w that one load can take where threads load along it, of at most so many
+// elements (16 bytes): where all lines of such an extent start and end on its boundaries, or those
+// of such a tensor start there.
+int run_of_extent(int64_t extent, int elements);
+int run_of(const TensorPointer& tensor, int elements);
+
 // Blocks of gemm_data that shared memory lets run together on a multiprocessor.
 int resident_blocks(const GemmDataSizes& sizes, const Device& device);
 

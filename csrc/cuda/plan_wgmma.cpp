@@ -318,28 +318,6 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   return search.best;
 }
 
-// Neighbours along w that one load can take: up to 16 bytes, where all lines of such an extent
-// start and end on its boundaries.
-int run_of_extent(int extent, const WgmmaDataPlan& plan) {
-  int run = plan.unit_elements;
-  while (extent % run != 0) run /= 2;
-  return run;
-}
-
-// The same for the lines of this tensor.
-int run_of(const TensorPointer& operand, const WgmmaDataPlan& plan) {
-  if (operand.stride[4] != 1) return 1;
-  const int element = 16 / plan.unit_elements;
-  const auto fits = [&](int run) {
-    bool result = reinterpret_cast<uintptr_t>(operand.data) % (run * element) == 0;
-    for (int dim = 0; dim < 4; ++dim) result = result && operand.stride[dim] % run == 0;
-    return result;
-  };
-  int run = plan.unit_elements;
-  while (!fits(run)) run /= 2;
-  return run;
-}
-
 // Why the portable kernel (gemm_data) is faster, as measured on an H200; nullptr: it is not.
 const char* drawback_of(const Problem& problem, Pass pass, bool channels_last,
                         const WgmmaDataPlan& plan, const Device& device) {
@@ -431,8 +409,9 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
     most_samples = static_cast<int>(std::min<int64_t>(most_samples, left + 1));
   const bool vectors = loads_in_vectors(operand, operand_channels, type);
   // Whatever the batch and the memory: the order of the sums follows from it.
-  const int typical_run = channels_last ? 1 : run_of_extent(base.axes[2].operand_extent, base);
-  const int run = std::min(typical_run, run_of(operand, base));
+  const int typical_run =
+      channels_last ? 1 : run_of_extent(base.axes[2].operand_extent, base.unit_elements);
+  const int run = std::min(typical_run, run_of(operand, base.unit_elements));
   static PlanCache<WgmmaDataPlan> cache;
   const PlanKey key(problem,
                     {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors,

@@ -8,6 +8,7 @@
 #include "kernels/gemm_data_sizes.h"
 #include "kernels/wgmma_grad_weight_shapes.h"
 #include "plan_cache.h"
+#include "plan_grad_weight.h"
 
 namespace convt3d {
 namespace {
@@ -22,19 +23,41 @@ constexpr int kMostPositions = 512;  // per tile
 // A 64-row product of so many columns and one k-step: the matrix unit, or operands from shared
 // memory.
 double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
-constexpr double kFillRowClocks = 4;        // per row of a box and the copy engine
-constexpr double kFillBytes = 28;           // per clock
-constexpr double kMemoryBytes = 18;         // per clock, from memory
-constexpr double kTileClocks = 200;         // barriers, the first products' operands
-constexpr double kBlockClocks = 6000;       // start, tables, first tiles, storing
-constexpr double kSumClocks = 5000;         // another launch
-constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
-constexpr double kStoresPerClock = 90;      // scattered weights, of the whole GPU
+constexpr double kFillRowClocks = 4;  // per row of a box and the copy engine
+constexpr double kFillBytes = 28;     // per clock
+// By warps: all threads once load a run of every channel of their units, wait, and store.
+constexpr double kFillPassClocks = 900;
+constexpr double kFillLoadClocks = 12;
+constexpr double kFillStridedLoadClocks = 128;  // neighbours along w in a line of the cache each
+constexpr double kMemoryBytes = 18;             // per clock, from memory
+constexpr double kTileClocks = 200;             // barriers, the first products' operands
+constexpr double kBlockClocks = 6000;           // start, tables, first tiles, storing
+constexpr double kSumClocks = 5000;             // another launch
+constexpr double kSumBytesPerClock = 1500;      // of the whole GPU
+constexpr double kStoresPerClock = 90;          // scattered weights, of the whole GPU
+
+// How an operand comes into shared memory: by warps in runs along w, or by the copy engine (run 0).
+struct OperandFill {
+  int run;
+  bool strided;  // along w
+};
+
+// To fill a box, or several that share lines of memory, by warps, from `origin` on along w.
+double fill_clocks(const ContractionBox& box, const OperandFill& fill, int origin) {
+  const int units = contract_fill_units(fill.run), slots = kContractFillThreads >> box.unit_bits;
+  const int columns = (origin & (fill.run - 1)) + box.lines_of_memory.span();
+  const int runs = (columns + fill.run - 1) / fill.run;
+  const double passes = std::ceil(static_cast<double>(box.most_lines) * runs / slots) *
+                        std::ceil(1. * box.units / (units << box.unit_bits));
+  return passes *
+         (kFillPassClocks + 8 * units * (fill.strided ? kFillStridedLoadClocks : kFillLoadClocks));
+}
 
 struct Search {
   const Problem& problem;
   const Device& device;
   double tensor_bytes;  // of both operands
+  OperandFill grad_output, input;
   Alternatives<WgmmaGradWeightPlan>* alternatives;
   WgmmaGradWeightPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
@@ -59,7 +82,11 @@ struct Search {
         1. * plan.samples * still.lines * still.pitch * still.blocks * still.boxes;
     const double moving_rows = 1. * plan.samples * moving.lines * moving.pitch * moving.blocks;
     const double bytes = 16 * (still_rows * still.width + moving_rows * moving.width);
-    const double fill = std::max(bytes / kFillBytes, (still_rows + moving_rows) * kFillRowClocks);
+    const double fill =
+        plan.still_run == 0
+            ? std::max(bytes / kFillBytes, (still_rows + moving_rows) * kFillRowClocks)
+            : fill_clocks(still, plan.input_moves ? grad_output : input, 0) +
+                  fill_clocks(moving, plan.input_moves ? input : grad_output, plan.axes[2].origin);
     const double tile_clocks = std::max(products, fill) + kTileClocks;
     int depth = 1;
     for (int place = 0; place < plan.axes[0].taps(); ++place) {
@@ -199,11 +226,26 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
     return Refusal{"only 16-bit operands can be read transposed"};
   if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.batch == 0) return Refusal{"there are no positions"};
-  if (!loads_in_vectors(grad_output, problem.out_channels_per_group(), type) ||
-      !loads_in_vectors(input, problem.in_channels_per_group(), type))
-    return Refusal{"the copy engine needs channels-last operands with 16-byte aligned channels"};
+  const bool by_copies = loads_in_vectors(grad_output, problem.out_channels_per_group(), type) &&
+                         loads_in_vectors(input, problem.in_channels_per_group(), type);
+  const auto fill_of = [by_copies](const TensorPointer& tensor, int64_t extent) -> OperandFill {
+    constexpr int kElements = 8;  // of 16 bytes
+    if (by_copies) return {};
+    return {std::min(run_of_extent(extent, kElements), run_of(tensor, kElements)),
+            tensor.stride[4] != 1};
+  };
+  const OperandFill grad_output_fill = fill_of(grad_output, problem.axes[2].output);
+  const OperandFill input_fill = fill_of(input, problem.axes[2].input);
+  const auto line_fits = [](const TensorPointer& tensor, int64_t extent) {
+    return extent * tensor.stride[4] <= std::numeric_limits<int>::max();
+  };
+  if (!by_copies &&
+      !(line_fits(grad_output, problem.axes[2].output) && line_fits(input, problem.axes[2].input)))
+    return Refusal{"a line along the width exceeds what it counts"};
   static PlanCache<WgmmaGradWeightPlan> cache;
-  const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow});
+  const PlanKey key(
+      problem, {device.multiprocessors, device.shared_per_block, even_if_slow, grad_output_fill.run,
+                grad_output_fill.strided, input_fill.run, input_fill.strided});
   const auto find = [&]() -> Planned<WgmmaGradWeightPlan> {
     double input_bytes = 2. * problem.batch * problem.in_channels;
     double output_bytes = 2. * problem.batch * problem.out_channels;
@@ -211,10 +253,13 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
       input_bytes *= axis.input;
       output_bytes *= axis.output;
     }
-    Search search{problem, device, input_bytes + output_bytes, alternatives};
+    Search search{problem,          device,     input_bytes + output_bytes,
+                  grad_output_fill, input_fill, alternatives};
     for (bool input_moves : {true, false}) {
       WgmmaGradWeightPlan plan{};
       plan.input_moves = input_moves;
+      plan.still_run = (input_moves ? grad_output_fill : input_fill).run;
+      plan.moving_run = (input_moves ? input_fill : grad_output_fill).run;
       bool possible = true;
       for (int a = 0; a < 3 && possible; ++a) {
         const std::optional<WindowAxis> axis =
@@ -231,7 +276,14 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
       return Refusal{"most rows and columns of a product would be padding"};
     return {search.best, search.clocks};
   };
-  return alternatives ? find() : cache.find(key, find);
+  const Planned<WgmmaGradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
+  if (planned && !by_copies && !even_if_slow) {
+    const auto portable = plan_gemm_grad_weight(problem, type, grad_output, input, device);
+    if (portable && portable.clocks() < planned.clocks())
+      return Refusal{
+          "warps would fill its tiles, for which the portable kernel is predicted faster"};
+  }
+  return planned;
 }
 
 }  // namespace convt3d

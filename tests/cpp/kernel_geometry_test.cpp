@@ -114,7 +114,8 @@ void check_windows(const Axis& a, Pass pass, int tile, int width) {
   std::set<int> units;
   for (int unit = 0; unit < width; ++unit)
     for (int row = 0; row < 16; ++row)
-      if (!units.insert(swizzled_unit(row, unit, box.width)).second) fail(a, pass, "units collide");
+      if (!units.insert(convt3d::swizzled_unit(row, unit, box.width)).second)
+        fail(a, pass, "units collide");
 
   std::vector<Triple> found;
   for (int t0 = 0; t0 < axis.positions; t0 += tile)
@@ -228,10 +229,53 @@ void check_positions(const Axis& a, Pass pass) {
   compare(a, pass, found, "positions of taps");
 }
 
+// wgmma_grad_weight_geometry.h: the lines that fill the boxes of some pairs of planes bring each
+// row its own position, once.
+void check_box_lines(int step_h, int step_w, int samples, int pitch) {
+  constexpr int kLines = 3, kPadding = 5, kUnwritten = -1;
+  const int area = samples * kLines * pitch + kPadding;
+  const convt3d::BoxLines boxes = convt3d::box_lines(step_h, step_w, samples, kLines, pitch, area);
+  const auto position = [](int sample, int y, int x) { return (sample * 100 + y) * 10000 + x; };
+  const auto differ = [&](const char* what) {
+    if (++failures <= 10)
+      std::printf("%s: steps %d and %d, %d samples, pitch %d\n", what, step_h, step_w, samples,
+                  pitch);
+  };
+  for (int first = 0; first < step_h * step_w; ++first) {
+    for (int last = first; last < step_h * step_w; ++last) {
+      std::vector<int> rows(static_cast<size_t>(last - first + 1) * area, kUnwritten);
+      for (int index = 0; index < boxes.count(first, last); ++index) {
+        const convt3d::BoxLines::Line line = boxes.line_at(first, index);
+        for (int column = 0; column < boxes.span(); ++column) {
+          const int row = line.row + boxes.rows_to(column);
+          if (row < 0 || row >= static_cast<int>(rows.size())) continue;
+          if (rows[row] != kUnwritten) return differ("two positions in a row");
+          rows[row] = position(line.sample, line.y, column);
+        }
+      }
+      for (int pair = first; pair <= last; ++pair)
+        for (int row = 0; row < area; ++row) {
+          const int line = row / pitch, column = row % pitch;
+          const int wanted = line < samples * kLines
+                                 ? position(line / kLines, step_h * (line % kLines) + pair / step_w,
+                                            step_w * column + pair % step_w)
+                                 : kUnwritten;
+          if (rows[(pair - first) * area + row] != wanted) return differ("another position");
+        }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   int count = 0;
+  for (int step_h = 1; step_h <= 8; ++step_h)
+    for (int step_w = 1; step_w <= 8; ++step_w)
+      for (int samples : {1, 2, 5})
+        for (int pitch : {1, 7, 34}) check_box_lines(step_h, step_w, samples, pitch);
+  // The longest lines that the copy engine's limits allow.
+  for (int step_w = 1; step_w <= 8; ++step_w) check_box_lines(1, step_w, 1, 256);
   // Of stride 1, whose zeros are shared by whole lines: what other axes leave unwritten is read.
   const Axis wide{9, 9, 5, 1, 2, 0, 1};
   for (int64_t stride = 1; stride <= 4; ++stride)

@@ -9,12 +9,13 @@ std::string text_of(const WgmmaGradWeightPlan& plan, const WgmmaGradWeightSizes&
   char text[400];
   std::snprintf(text, sizeof(text),
                 "%s moves as %s, merged %d, columns %d, tap_groups %d, tiles %d, %s, %s %dx%d, "
-                "samples %d, stages %d, splits %d, %d jobs",
+                "samples %d, stages %d, splits %d, %d jobs, runs %d and %d",
                 plan.input_moves ? "input" : "grad_output", plan.moving_rows ? "rows" : "columns",
                 plan.merged, plan.columns, plan.tap_groups, plan.tiles,
                 plan.split_positions ? "positions split" : "tiles split",
                 plan.flattened ? "flattened" : "lines", plan.tile_h, plan.tile_w, plan.samples,
-                plan.stages, plan.splits, static_cast<int>(sizes.jobs));
+                plan.stages, plan.splits, static_cast<int>(sizes.jobs), plan.still_run,
+                plan.moving_run);
   return text;
 }
 
@@ -45,8 +46,7 @@ Engine engine() {
           .types = {DataType::kBFloat16, DataType::kFloat16},
           .tf32 = false,
           .ieee = false,
-          .layouts = {Layout::kChannelsLast},
-          .family = {.aligned = true},
+          .layouts = {Layout::kContiguous, Layout::kContiguous, Layout::kChannelsLast},
           .runs = runs};
 }
 

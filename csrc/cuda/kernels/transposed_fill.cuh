@@ -46,7 +46,7 @@ struct FilledLines {
   int extent;     // of the tensor along w, a multiple of kRun
   int units;      // to fill, a multiple of 1 << unit_bits
   int channels;   // present in the tensor from the first unit on
-  int unit_bits;  // neighbouring threads take 1 << unit_bits units; 0 where kRun is 1
+  int unit_bits;  // neighbouring threads take 1 << unit_bits units
   int threads;
 };
 
@@ -86,13 +86,14 @@ __device__ __forceinline__ uint32_t word_of(const Run<T, kRun>* runs, int pair, 
 }
 
 // `line_source(line)` gives a LineSource, `row_of(line, column)` the row of column x + `column` or
-// a negative number for none. `stride_w` is 1 where kRun > 1.
-template <typename T, int kRun, typename LineAt, typename RowAt>
+// a negative number for none. `stride_w` is 1 where kRun > 1. A thread loads `kUnits` units before
+// it stores any. Neighbouring threads take 1 << kUnitBits units, where that is not negative.
+template <typename T, int kRun, int kUnits, int kUnitBits, typename LineAt, typename RowAt>
 __device__ __forceinline__ void fill_transposed(const FilledLines& fill, const SwizzledRows& rows,
                                                 int64_t channel_stride, int stride_w, int thread,
                                                 const LineAt& line_source, const RowAt& row_of) {
-  constexpr int kElements = 16 / static_cast<int>(sizeof(T)), kUnits = fill_units(kRun, sizeof(T));
-  const int unit_bits = kRun == 1 ? 0 : fill.unit_bits, unit_step = 1 << unit_bits;
+  constexpr int kElements = 16 / static_cast<int>(sizeof(T));
+  const int unit_bits = kUnitBits < 0 ? fill.unit_bits : kUnitBits, unit_step = 1 << unit_bits;
   const int before = fill.x & (kRun - 1);  // columns of the first run that are not asked for
   const int runs = (before + fill.span + kRun - 1) / kRun;
   const int slots = fill.threads >> unit_bits, slot = thread >> unit_bits;

@@ -120,9 +120,9 @@ __device__ __forceinline__ void fill_box_runs(const WgmmaDataArguments& args,
   const auto row_of = [&](int line, int column) {
     return static_cast<int>(shared.places[line * shape.span_w + column] & 0xffff);
   };
-  fill_transposed<T, kRun>(lines, {box, shape.width, shape.bytes()}, args.operand.stride[1],
-                           kRun > 1 ? 1 : static_cast<int>(args.operand.stride[4]), thread,
-                           line_source, row_of);
+  fill_transposed<T, kRun, fill_units(kRun, sizeof(T)), kRun == 1 ? 0 : -1>(
+      lines, {box, shape.width, shape.bytes()}, args.operand.stride[1],
+      kRun > 1 ? 1 : static_cast<int>(args.operand.stride[4]), thread, line_source, row_of);
 }
 
 // Fills boxes in the order in which the consumers take them up. kMostRun 0: one thread, through the

@@ -63,6 +63,39 @@ cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
   for (int a = 0; a < 3; ++a) args.result_tap_stride[a] = grad_weight.stride[2 + a];
   args.result = grad_weight.data;
   args.workspace = static_cast<float*>(args.sizes.slots > 1 ? workspace : nullptr);
+  const TensorPointer& still = plan.input_moves ? grad_output : input;
+  const TensorPointer& moving = plan.input_moves ? input : grad_output;
+  const auto launch = [&] {
+    return type == DataType::kFloat16 ? launch_wgmma_grad_weight_typed<__half>(args, stream)
+                                      : launch_wgmma_grad_weight_typed<__nv_bfloat16>(args, stream);
+  };
+  if (plan.still_run != 0) {
+    const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+    const auto set = [](ContractionFill& fill, const TensorPointer& tensor,
+                        const ContractionBox& box, int run) {
+      fill.tensor = tensor;
+      fill.lines = box.lines_of_memory;
+      fill.run = run;
+      fill.unit_bits = box.unit_bits;
+      fill.units = box.units;
+      fill.channels = box.channels;
+      fill.slice = box.slice;
+      fill.width = box.width;
+      fill.block_bytes = box.block_bytes();
+    };
+    set(args.fills[0], still, args.sizes.still, plan.still_run);
+    args.fills[0].extent_h = h.result_extent;
+    args.fills[0].extent_w = w.result_extent;
+    args.fills[0].step_d = d.result_step;
+    set(args.fills[1], moving, args.sizes.moving, plan.moving_run);
+    args.fills[1].extent_h = h.operand_extent;
+    args.fills[1].extent_w = w.operand_extent;
+    args.fills[1].step_d = d.operand_step;
+    args.fills[1].origin_h = h.origin;
+    args.fills[1].origin_w = w.origin;
+    args.fills[1].boxes_at = args.sizes.moving_at;
+    return launch();
+  }
   int64_t still_extent[3], moving_extent[3];
   for (int a = 0; a < 3; ++a) {
     still_extent[a] = plan.axes[a].result_extent;
@@ -70,8 +103,6 @@ cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
   }
   const int still_step[2] = {plan.axes[1].result_step, plan.axes[2].result_step};
   const int moving_step[2] = {1, 1};
-  const TensorPointer& still = plan.input_moves ? grad_output : input;
-  const TensorPointer& moving = plan.input_moves ? input : grad_output;
   cudaError_t status =
       describe(still, type, problem.groups * args.sizes.still.channels, problem.batch, still_extent,
                still_step, args.sizes.still, plan.samples, &args.still_map);
@@ -79,8 +110,7 @@ cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
   status = describe(moving, type, problem.groups * args.sizes.moving.channels, problem.batch,
                     moving_extent, moving_step, args.sizes.moving, plan.samples, &args.moving_map);
   if (status != cudaSuccess) return status;
-  return type == DataType::kFloat16 ? launch_wgmma_grad_weight_typed<__half>(args, stream)
-                                    : launch_wgmma_grad_weight_typed<__nv_bfloat16>(args, stream);
+  return launch();
 }
 
 }  // namespace convt3d

@@ -4,11 +4,11 @@
 //   columns  channels of the other operand, or fewer of several taps
 //   depth    positions, batch included
 //
-//   tiles    the copy engine brings both operands' tiles of positions into a ring in shared memory,
-//            a row per position with its channels side by side, the moving one with the halo of all
-//            taps (h, w). Channels are the fastest dimension of both operands: the matrix units
-//            read them transposed, and a tap is an offset to other rows. Taps side by side are the
-//            same rows of memory read at an even distance.
+//   tiles    the copy engine, or four warps where channels are not the fastest dimension of both
+//            operands, bring their tiles of positions into a ring in shared memory, a row per
+//            position with its channels side by side, the moving one with the halo of all taps
+//            (h, w). The matrix units read the rows transposed, and a tap is an offset to other
+//            rows. Taps side by side are the same rows of memory read at an even distance.
 //   sums     stay in registers over all tiles of a block's share ("split"), one set per tap tile.
 //            Several shares write partial sums to a workspace, which a second kernel adds in a
 //            fixed order: the same bits in every run.
@@ -22,158 +22,14 @@
 #include <utility>
 
 #include "launch.cuh"
-#include "mma.cuh"
 #include "scalar.cuh"
-#include "wgmma.cuh"
-#include "wgmma_grad_weight.h"
+#include "wgmma_grad_weight_fill.cuh"
 #include "wgmma_grad_weight_shapes.h"
 
 namespace convt3d {
 
-constexpr int kContractThreads = 3 * kWarpgroupThreads;  // two warpgroups multiply
-constexpr int kContractRegisters = 216, kContractFillRegisters = 72;
-
-struct WgmmaGradWeightArguments {
-  WgmmaGradWeightPlan plan;
-  WgmmaGradWeightSizes sizes;
-  CUtensorMap still_map, moving_map;
-  int groups, batch;
-  int64_t result_group_stride, result_row_stride, result_column_stride, result_tap_stride[3];
-  void* result;
-  float* workspace;  // null: one partial result
-};
-
-// What a block computes.
-struct ContractionJob {
-  int place_d;  // tap along d, in its table
-  int group, still_slice, moving_slice;
-  int first_tile, tiles;  // tap tiles
-
-  __device__ ContractionJob(const WgmmaGradWeightArguments& args, unsigned index) {
-    const WgmmaGradWeightSizes& sizes = args.sizes;
-    const auto next = [&index](int count) {
-      const int value = static_cast<int>(index % count);
-      index /= count;
-      return value;
-    };
-    const int tap_group = next(args.plan.tap_groups);
-    place_d = next(args.plan.axes[0].taps());
-    still_slice = next(sizes.still.slices);
-    moving_slice = next(sizes.moving.slices);
-    group = static_cast<int>(index);
-    first_tile = tap_group * sizes.tiles_per_group;
-    tiles = min(sizes.tiles_per_group, sizes.tap_tiles - first_tile);
-  }
-};
-
-// Pairs of planes (h, w) in the order of tap tiles: a block needs the still boxes from that of its
-// first tile to that of its last.
-__device__ __forceinline__ int plane_pair(const WindowAxis& w, const TapTile& tile) {
-  return tile.plane_h * w.planes + tile.plane_w;
-}
-
-struct ContractionShared {
-  uint32_t stages, barriers;
-  unsigned* steps;    // rows of a k-step in 16-byte units: moving << 16 | still
-  unsigned* offsets;  // the same of a tap tile
-
-  __device__ ContractionShared(char* base, const WgmmaGradWeightArguments& args)
-      : stages(shared_address(base)),
-        barriers(stages + args.sizes.barriers_at),
-        steps(reinterpret_cast<unsigned*>(base + args.sizes.tables_at)),
-        offsets(steps + args.sizes.steps) {}
-  __device__ uint32_t full(int stage) const { return barriers + 16 * stage; }
-  __device__ uint32_t empty(int stage) const { return barriers + 16 * stage + 8; }
-};
-
-__device__ inline void write_contraction_tables(const WgmmaGradWeightArguments& args,
-                                                const ContractionJob& job,
-                                                const ContractionShared& shared) {
-  const WgmmaGradWeightPlan& plan = args.plan;
-  const WgmmaGradWeightSizes& sizes = args.sizes;
-  const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-  const auto packed = [&sizes](int still_row, int moving_row, int still_box) {
-    const int still = still_row * sizes.still.width +
-                      still_box * sizes.still.blocks * sizes.still.block_bytes() / 16;
-    return static_cast<unsigned>(moving_row * sizes.moving.width) << 16 |
-           static_cast<unsigned>(still);
-  };
-  for (int i = threadIdx.x; i < sizes.steps; i += kContractThreads) {
-    int row = 16 * i, column = 0;
-    if (!plan.flattened) {
-      // Two runs of eight: neighbours, or one line apart where a line has an odd number of them.
-      const int runs = plan.tile_w / 8, per_line = runs % 2 == 0 ? runs / 2 : runs;
-      column = i % per_line * (runs % 2 == 0 ? 16 : 8);
-      row = i / per_line * (runs % 2 == 0 ? 1 : 2);
-      shared.steps[i] =
-          packed(row * sizes.still.pitch + column, row * sizes.moving.pitch + column, 0);
-    } else {
-      shared.steps[i] = packed(row, row, 0);
-    }
-  }
-  const int first_pair = plane_pair(w, tap_tile_at(h, w, plan.merged, job.first_tile));
-  for (int i = threadIdx.x; i < 2 * plan.tiles; i += kContractThreads) {
-    const TapTile tile = tap_tile_at(h, w, plan.merged, job.first_tile + min(i, job.tiles - 1));
-    shared.offsets[i] = packed(0, tile.offset_h * sizes.moving.pitch + tile.offset_w,
-                               plane_pair(w, tile) - first_pair);
-  }
-}
-
-// ---- Fill: one thread --------------------------------------------------------------------------
-__device__ inline void fill_contraction(const WgmmaGradWeightArguments& args,
-                                        const ContractionJob& job, const ContractionShared& shared,
-                                        const PositionRange& range, int first, int last) {
-  const WgmmaGradWeightPlan& plan = args.plan;
-  const WgmmaGradWeightSizes& sizes = args.sizes;
-  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-  const ContractionBox &still = sizes.still, &moving = sizes.moving;
-  int plane_d = 0;
-  while (d.plane_begin[plane_d + 1] <= job.place_d) ++plane_d;
-  const int first_pair = plane_pair(w, tap_tile_at(h, w, plan.merged, job.first_tile));
-  const int last_pair =
-      plane_pair(w, tap_tile_at(h, w, plan.merged, job.first_tile + job.tiles - 1));
-  const int copied = (last_pair - first_pair + 1) * still.blocks * still.width * 16 * still.lines *
-                         still.pitch * plan.samples +
-                     moving.blocks * moving.width * 16 * moving.lines * moving.pitch * plan.samples;
-  int stage = 0;
-  uint32_t parity = 1;  // a new barrier counts as having completed the phase before its first
-  for (int index = first; index < last; ++index) {
-    int rest = index;
-    const int t_w = rest % sizes.tiles_w * plan.tile_w;
-    rest /= sizes.tiles_w;
-    const int t_h = rest % sizes.tiles_h * plan.tile_h;
-    rest /= sizes.tiles_h;
-    const int t_d = range.first + rest % (range.last - range.first);
-    const int n = rest / (range.last - range.first) * plan.samples;
-    barrier_wait(shared.empty(stage), parity);
-    const uint32_t full = shared.full(stage);
-    barrier_expect(full, copied);
-    uint32_t box = shared.stages + stage * sizes.stage_bytes;
-    for (int pair = first_pair; pair <= last_pair; ++pair) {
-      for (int block = 0; block < still.blocks; ++block) {
-        copy_tensor(
-            box, &args.still_map, full,
-            job.group * still.channels + job.still_slice * still.slice + block * still.width * 8,
-            w.result_step * t_w + pair % w.planes, h.result_step * t_h + pair / w.planes,
-            d.result_step * t_d + plane_d, n);
-        box += still.block_bytes();
-      }
-    }
-    box = shared.stages + stage * sizes.stage_bytes + sizes.moving_at;
-    for (int block = 0; block < moving.blocks; ++block) {
-      copy_tensor(
-          box, &args.moving_map, full,
-          job.group * moving.channels + job.moving_slice * moving.slice + block * moving.width * 8,
-          t_w + w.origin, t_h + h.origin, d.operand_step * t_d + d.origin + d.offset[job.place_d],
-          n);
-      box += moving.block_bytes();
-    }
-    if (++stage == plan.stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-}
+// Together those that the block starts with, 168 of each thread.
+constexpr int kContractRegisters = 208, kContractFillRegisters = 88;
 
 // ---- Products ----------------------------------------------------------------------------------
 template <int kTiles, int kSums>
@@ -313,7 +169,7 @@ __global__ void __launch_bounds__(kContractThreads, 1)
   const ContractionJob job(args, job_index);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < plan.stages; ++stage) {
-      barrier_init(shared.full(stage), 1);
+      barrier_init(shared.full(stage), plan.still_run == 0 ? 1 : kContractFillThreads / 32);
       barrier_init(shared.empty(stage), 2 * kWarpgroupThreads / 32);
     }
     fence_barrier_init();
@@ -334,8 +190,11 @@ __global__ void __launch_bounds__(kContractThreads, 1)
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup == 2) {
     release_registers<kContractFillRegisters>();
-    if (threadIdx.x == 2 * kWarpgroupThreads)
-      fill_contraction(args, job, shared, range, first, last);
+    const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
+    if (plan.still_run != 0)
+      fill_by_warps<T>(args, shared, range, first, last, thread);
+    else if (thread == 0)
+      fill_by_copies(args, job, shared, range, first, last);
     return;
   }
   claim_registers<kContractRegisters>();

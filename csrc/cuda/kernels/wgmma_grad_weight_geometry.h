@@ -94,4 +94,43 @@ CONVT3D_HOST_DEVICE inline PositionRange positions_of_tap(const WindowAxis& axis
   return {first, last};
 }
 
+// The lines of a tensor along w that warps fill boxes from, where the copy engine cannot. A box is
+// the tile at one pair of planes (h, w): `pitch` rows per line, `lines` lines per sample, and the
+// boxes of neighbouring pairs follow each other. Along w, the planes take turns in a line.
+struct BoxLines {
+  int step_h, step_w;  // from a position to the next: as many as there are planes
+  int samples, lines, pitch;
+  int area;            // rows from one box to the next
+  int inverse_step_w;  // in 2^-16, rounded up
+
+  // Where a line begins in the tensor, relative to the tile, and in the first of the boxes: there
+  // at a row that may lie in front of it, if that box is of a later plane along w.
+  struct Line {
+    int sample, y;
+    int row;
+  };
+
+  CONVT3D_HOST_DEVICE int span() const { return step_w * pitch; }
+  CONVT3D_HOST_DEVICE int count(int first_pair, int last_pair) const {
+    return (last_pair / step_w - first_pair / step_w + 1) * samples * lines;
+  }
+  CONVT3D_HOST_DEVICE Line line_at(int first_pair, int index) const {
+    const int line = index % (samples * lines);
+    const int plane_h = first_pair / step_w + index / (samples * lines);
+    return {line / lines, step_h * (line % lines) + plane_h,
+            (plane_h * step_w - first_pair) * area + line * pitch};
+  }
+  // Rows from a line's own to that of a column: the sum is the row of a box, or lies in front of
+  // the first box or behind the last where no tap needs the column's plane.
+  CONVT3D_HOST_DEVICE int rows_to(int column) const {
+    const int position = column * inverse_step_w >> 16;
+    return position + (column - position * step_w) * area;
+  }
+};
+
+CONVT3D_HOST_DEVICE inline BoxLines box_lines(int step_h, int step_w, int samples, int lines,
+                                              int pitch, int area) {
+  return {step_h, step_w, samples, lines, pitch, area, ((1 << 16) + step_w - 1) / step_w};
+}
+
 }  // namespace convt3d

@@ -23,6 +23,18 @@ void set_slice(ContractionBox& box, int slice) {
   box.blocks = static_cast<int>(ceil_of(slice, 8 * box.width));
 }
 
+// As many neighbouring threads as there are units in a row, up to a run's length, take
+// neighbouring units, but hardly any unit that is only padding.
+void set_units(ContractionBox& box, int run) {
+  const int units = static_cast<int>(ceil_of(std::min(box.slice, box.channels), 8));
+  const auto padded = [&](int bits) { return static_cast<int>(round_up(units, 1 << bits)); };
+  box.unit_bits = contract_unit_bits(run);
+  if (box.unit_bits < 0)
+    for (box.unit_bits = 0; 2 << box.unit_bits <= std::min(run, box.width); ++box.unit_bits)
+      if (3 * padded(box.unit_bits + 1) > 4 * units) break;
+  box.units = padded(box.unit_bits);
+}
+
 }  // namespace
 
 WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
@@ -65,6 +77,18 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
     const TapTile to = tap_tile_at(h, w, plan.merged, last);
     still.boxes = std::max(still.boxes,
                            (to.plane_h - from.plane_h) * w.planes + to.plane_w - from.plane_w + 1);
+    if (plan.still_run != 0)
+      still.most_lines =
+          std::max(still.most_lines, (to.plane_h - from.plane_h + 1) * plan.samples * still.lines);
+  }
+  if (plan.still_run != 0) {
+    still.lines_of_memory = box_lines(h.result_step, w.result_step, plan.samples, still.lines,
+                                      still.pitch, still.blocks * still.rows);
+    moving.lines_of_memory =
+        box_lines(1, 1, plan.samples, moving.lines, moving.pitch, moving.blocks * moving.rows);
+    moving.most_lines = plan.samples * moving.lines;
+    set_units(still, plan.still_run);
+    set_units(moving, plan.moving_run);
   }
   sizes.tiles_h = static_cast<int>(ceil_of(h.positions, plan.tile_h));
   sizes.tiles_w = static_cast<int>(ceil_of(w.positions, plan.tile_w));
@@ -82,6 +106,11 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
   at = round_up(at, 128);
   sizes.tables_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
   at = round_up(at + 4 * (sizes.steps + 2 * plan.tiles), 16);
+  sizes.lines_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
+  if (plan.still_run != 0)
+    at = round_up(
+        at + 2 * kFilledOperandBytes + kFilledLineBytes * (still.most_lines + moving.most_lines),
+        16);
   sizes.barriers_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
   at += 16 * plan.stages;
   sizes.shared_bytes = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
