@@ -332,7 +332,7 @@ const char* drawback_of(const Problem& problem, Pass pass, bool channels_last,
       return "most rows of a product would be padding";
   }
   constexpr int kMostBoxBytes = 80 * 1024;
-  if (sizes.box_bytes > kMostBoxBytes)
+  if (sizes.box_bytes > kMostBoxBytes && plan.merged_taps == 0)
     return "only two boxes of the operand fit, so that filling and multiplying take turns";
   if (channels_last && plan.fill_run != 0 && problem.groups > 1)
     return "the copy engine cannot tell these groups' channels apart";
