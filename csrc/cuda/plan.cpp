@@ -268,9 +268,12 @@ int resident_blocks(const GemmDataSizes& sizes, const Device& device) {
   return device.shared_per_multiprocessor / (sizes.shared_bytes + 1024);
 }
 
+// 16 bytes, 4 or an element.
+static int shorter_run(int run) { return run > 2 ? run / 4 : 1; }
+
 int run_of_extent(int64_t extent, int elements) {
   int run = elements;
-  while (extent % run != 0) run /= 2;
+  while (extent % run != 0) run = shorter_run(run);
   return run;
 }
 
@@ -283,7 +286,7 @@ int run_of(const TensorPointer& tensor, int elements) {
     return result;
   };
   int run = elements;
-  while (!fits(run)) run /= 2;
+  while (!fits(run)) run = shorter_run(run);
   return run;
 }
 

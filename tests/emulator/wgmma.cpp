@@ -6,9 +6,9 @@
 #include <deque>
 #include <vector>
 
+#include "copy_engine.h"
 #include "instructions.h"
 #include "shared_memory.h"
-#include "tensor_map.h"
 
 namespace convt3d::emulator {
 namespace {

@@ -7,10 +7,10 @@
 
 #include <cstdint>
 
+#include "copy_engine.h"
 #include "instructions.h"
 #include "matrix_address.cuh"
 #include "mma.cuh"
-#include "tensor_map.h"
 
 #define CONVT3D_HAS_WGMMA 1
 

@@ -167,10 +167,11 @@ struct Consumer {
     const auto multiply_tap = [&](int p, bool accumulate) {
       int left_at = left.low + slot_of(place >> 24) * box_units + (place & 0xffffff);
       place = *++tap;
-      multiply_part<kSteps>(p, left_at, accumulate);
 #pragma unroll 1
-      for (int part = 1; part < parts_per_tap; ++part)
-        multiply_part<kSteps>(p, left_at += tap_step, true);
+      for (int part = 0; part < parts_per_tap; ++part) {
+        multiply_part<kSteps>(p, left_at, accumulate || part > 0);
+        left_at += tap_step;
+      }
     };
     if constexpr (kPlanes == 1) {
 #pragma unroll 1

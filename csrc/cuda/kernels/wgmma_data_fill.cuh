@@ -177,20 +177,12 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
             inside_extent(z, d.operand_extent) ? item.samples : 0};
         const uint32_t box = shared.boxes + offset;
         if constexpr (kMostRun > 1) {
-          switch (plan.fill_run) {
-            case 2:
-              fill_box_runs<T, 2>(args, shared, box, from, thread);
-              break;
-            case 4:
-              fill_box_runs<T, 4>(args, shared, box, from, thread);
-              break;
-            case 8:
-              if constexpr (sizeof(T) == 2) fill_box_runs<T, 8>(args, shared, box, from, thread);
-              break;
-            default:
-              fill_box_runs<T, 1>(args, shared, box, from, thread);
-              break;
-          }
+          if (plan.fill_run == kWgmmaUnitElements<T>)
+            fill_box_runs<T, kWgmmaUnitElements<T>>(args, shared, box, from, thread);
+          else if (sizeof(T) == 2 && plan.fill_run == 2)
+            fill_box_runs<T, sizeof(T) == 2 ? 2 : 1>(args, shared, box, from, thread);
+          else
+            fill_box_runs<T, 1>(args, shared, box, from, thread);
         } else {
           fill_box_runs<T, 1>(args, shared, box, from, thread);
         }

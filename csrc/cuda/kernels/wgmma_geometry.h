@@ -68,9 +68,9 @@ CONVT3D_HOST_DEVICE inline int swizzled_unit(int row, int unit, int width) {
 }
 
 // 16-byte units that a thread loads before it stores any, where a load takes `run` neighbours along
-// w: up to 128 bytes (transposed_fill.cuh; wgmma_data).
+// w (transposed_fill.cuh; wgmma_data): as many as its registers hold.
 constexpr int fill_units(int run, int element_bytes) {
-  return run >= 4 ? 1 : run * element_bytes >= 8 ? 2 : element_bytes;
+  return run * element_bytes == 16 ? 1 : element_bytes;
 }
 
 // A tile of the operand in one plane of depth ("box"), of one or several samples: a row is one

@@ -1,5 +1,4 @@
-#include <cuda.h>
-
+#include "tensor_map.h"
 #include "wgmma_grad_weight.cuh"
 
 namespace convt3d {
@@ -9,44 +8,6 @@ extern template cudaError_t launch_wgmma_grad_weight_typed<__half>(const WgmmaGr
                                                                    cudaStream_t);
 extern template cudaError_t launch_wgmma_grad_weight_typed<__nv_bfloat16>(
     const WgmmaGradWeightArguments&, cudaStream_t);
-
-// An operand (channels, w, h, d, batch) as the copy engine sees it: a box of every step-th
-// position.
-static cudaError_t describe(const TensorPointer& operand, DataType type, int64_t channels,
-                            int64_t batch, const int64_t (&extent)[3], const int (&step)[2],
-                            const ContractionBox& box, int samples, CUtensorMap* map) {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                         cudaEnableDefault, &found) != cudaSuccess)
-      function = nullptr;
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-  }();
-  if (encode == nullptr) return cudaErrorNotSupported;
-  const auto unsigned64 = [](int64_t value) { return static_cast<cuuint64_t>(value); };
-  const auto unsigned32 = [](int value) { return static_cast<cuuint32_t>(value); };
-  const cuuint64_t sizes[5] = {unsigned64(channels), unsigned64(extent[2]), unsigned64(extent[1]),
-                               unsigned64(extent[0]), unsigned64(batch)};
-  // The stride of an extent of 1 means nothing and may be anything.
-  cuuint64_t strides[4];
-  for (int i = 0; i < 4; ++i)
-    strides[i] = sizes[i + 1] == 1 ? 16 : unsigned64(operand.stride[i == 3 ? 0 : 4 - i] * 2);
-  const cuuint32_t extents[5] = {unsigned32(box.width * 8),
-                                 unsigned32(step[1] * (box.pitch - 1) + 1),
-                                 unsigned32(step[0] * (box.lines - 1) + 1), 1, unsigned32(samples)};
-  const cuuint32_t steps[5] = {1, unsigned32(step[1]), unsigned32(step[0]), 1, 1};
-  const CUtensorMapSwizzle swizzle = box.width == 8   ? CU_TENSOR_MAP_SWIZZLE_128B
-                                     : box.width == 4 ? CU_TENSOR_MAP_SWIZZLE_64B
-                                                      : CU_TENSOR_MAP_SWIZZLE_32B;
-  const CUresult result =
-      encode(map,
-             type == DataType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                        : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-             5, operand.data, sizes, strides, extents, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
 
 cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
                                      const WgmmaGradWeightPlan& plan, TensorPointer grad_output,
@@ -96,19 +57,20 @@ cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
     args.fills[1].boxes_at = args.sizes.moving_at;
     return launch();
   }
-  int64_t still_extent[3], moving_extent[3];
-  for (int a = 0; a < 3; ++a) {
-    still_extent[a] = plan.axes[a].result_extent;
-    moving_extent[a] = plan.axes[a].operand_extent;
-  }
-  const int still_step[2] = {plan.axes[1].result_step, plan.axes[2].result_step};
-  const int moving_step[2] = {1, 1};
+  // A box of the still operand is one of its residue pairs.
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  const ContractionBox &still_box = args.sizes.still, &moving_box = args.sizes.moving;
   cudaError_t status =
-      describe(still, type, problem.groups * args.sizes.still.channels, problem.batch, still_extent,
-               still_step, args.sizes.still, plan.samples, &args.still_map);
+      describe_tensor(still, type, problem.groups * still_box.channels,
+                      {problem.batch, d.result_extent, h.result_extent, w.result_extent},
+                      {still_box.width, still_box.lines, still_box.pitch, h.result_step,
+                       w.result_step, plan.samples},
+                      &args.still_map);
   if (status != cudaSuccess) return status;
-  status = describe(moving, type, problem.groups * args.sizes.moving.channels, problem.batch,
-                    moving_extent, moving_step, args.sizes.moving, plan.samples, &args.moving_map);
+  status = describe_tensor(
+      moving, type, problem.groups * moving_box.channels,
+      {problem.batch, d.operand_extent, h.operand_extent, w.operand_extent},
+      {moving_box.width, moving_box.lines, moving_box.pitch, 1, 1, plan.samples}, &args.moving_map);
   if (status != cudaSuccess) return status;
   return launch();
 }

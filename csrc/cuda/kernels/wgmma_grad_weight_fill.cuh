@@ -123,9 +123,6 @@ __device__ inline void fill_by_warps(const WgmmaGradWeightArguments& args,
         case 8:
           fill_boxes_of<T, 8>(args, shared, boxes, tile, moves, thread);
           break;
-        case 4:
-          fill_boxes_of<T, 4>(args, shared, boxes, tile, moves, thread);
-          break;
         case 2:
           fill_boxes_of<T, 2>(args, shared, boxes, tile, moves, thread);
           break;

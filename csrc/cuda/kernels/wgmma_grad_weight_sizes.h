@@ -51,8 +51,8 @@ struct ContractionBox {
 constexpr int kContractFillThreads = 128;
 // 16-byte units that a thread loads before it stores any: 32 registers. Neighbouring threads take
 // 1 << bits units, which must be known at compile time (not negative) where registers are short.
-constexpr int contract_fill_units(int run) { return run == 8 ? 1 : run == 4 ? 2 : 4; }
-constexpr int contract_unit_bits(int run) { return run == 8 ? -1 : run == 4 ? 1 : 0; }
+constexpr int contract_fill_units(int run) { return run == 8 ? 1 : 4; }
+constexpr int contract_unit_bits(int run) { return run == 8 ? -1 : 0; }
 constexpr int kFilledOperandBytes = 24, kFilledLineBytes = 8;
 
 // Facts that follow from a problem and a plan.

@@ -1,4 +1,4 @@
-#include "tensor_map.h"
+#include "copy_engine.h"
 
 #include <cstring>
 
