@@ -54,12 +54,11 @@ constexpr int most_warps(bool single, int fragments) {
   return single || fragments > 27 || fragments == 24 ? 8 : kGradWeightWarps;
 }
 
-// Whether there is a kernel with warp roles: the others would spill.
+// Whether there is a kernel with warp roles: of float32, because where 16 bits would gain by them
+// wgmma_grad_weight takes the problem; larger ones would spill.
 constexpr bool fits_warp_roles(bool single, int still_fragments, int moving_fragments) {
-  const int fragments = still_fragments * moving_fragments;
-  if (single)
-    return fragments < 16 && (still_fragments > 1 || moving_fragments < 3 || moving_fragments == 8);
-  return still_fragments > 2 || fragments < (still_fragments == 1 ? 4 : 16);
+  return single && still_fragments * moving_fragments < 16 &&
+         (still_fragments > 1 || moving_fragments < 3 || moving_fragments == 8);
 }
 
 // Facts that follow from a problem and a plan.

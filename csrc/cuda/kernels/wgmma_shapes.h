@@ -46,9 +46,12 @@ constexpr WgmmaShape kWgmmaShapesContiguous[] = {
     {16, 4, 2, 0}, {8, 1, 4, 3},  {16, 1, 4, 3}, {24, 1, 2, 3},  {16, 1, 2, 7},  {8, 2, 4, 3},
     {8, 2, 2, 4},  {16, 2, 4, 3}, {32, 2, 2, 2}, {32, 2, 2, 3},  {8, 2, 4, 7},   {8, 4, 1, 4}};
 
-// Whether there is an instance: float32 results would spill where four blocks have 128 sums.
+// Whether there is an instance. Float32 results would spill where four blocks have 128 sums; and of
+// merged taps only the commonest, three and four, are worth their compilation.
 constexpr bool exists(const WgmmaShape& shape, int unit_elements) {
-  return unit_elements == 8 || shape.blocks < 4 || shape.columns < 64;
+  if (unit_elements == 8) return true;
+  if (shape.merged_taps > 0) return shape.merged_taps <= 4 && shape.w_planes < 4;
+  return shape.blocks < 4 || shape.columns < 64;
 }
 
 constexpr bool matches(const WgmmaShape& shape, const WgmmaDataPlan& plan) {
