@@ -103,12 +103,13 @@ int images_in_rows(const WgmmaDataPlan& plan, int rows) {
   return last < rows ? (rows - 1 - last) / box.sample_rows + 1 : 0;
 }
 
-// Whether an instance has all taps along w side by side: of one column tile of channels, and read
-// no further away than the eight rows of a lane.
+// Whether an instance has all taps along w side by side: of one column tile of channels, read no
+// further away than the eight rows of a lane, and not more than half of the rows of a run, which
+// are no positions.
 bool can_merge(const WindowAxis& w, const WgmmaShape& shape, int64_t result_channels) {
   const int64_t padded = (result_channels + 7) / 8 * 8;
   return shape.merged_taps == w.taps() && shape.w_planes == w.planes && w.operand_step == 1 &&
-         w.window <= 8 && shape.columns == padded;
+         w.window <= 8 && w.window - 1 <= 4 * shape.blocks && shape.columns == padded;
 }
 
 // ---- Candidates --------------------------------------------------------------------------------
@@ -186,8 +187,10 @@ struct Search {
       for (int segments = 1; segments <= positions; segments += (segments + 3) / 4) {
         plan.segment = (positions + segments - 1) / segments;
         const WgmmaDataSizes sizes = sizes_of(plan);
-        if (sizes.shared_bytes > device.shared_per_block ||
-            sizes.items > std::numeric_limits<int>::max())
+        // The kernel counts work items, and the boxes of one.
+        constexpr int64_t kMost = std::numeric_limits<int>::max();
+        const int64_t boxes = int64_t{plan.segment} * each * sizes.chunks * plan.axes[0].window;
+        if (sizes.shared_bytes > device.shared_per_block || sizes.items > kMost || boxes > kMost)
           continue;
         const double cost = clocks_of(plan, sizes, result_channels_last, device.multiprocessors);
         if (cost < clocks) {

@@ -10,7 +10,8 @@
 //             another row; walking along d, a box serves all taps of depth in turn. Channels that
 //             do not fit at once come in chunks: then a window of boxes per chunk.
 //   weights   one thread copies them, packed by pack_wgmma_weights in the order of consumption,
-//             part of a tap ("stage") at a time into a second ring, or once for good if all fit.
+//             some parts of taps ("stage") at a time into a second ring, or once for good if all
+//             fit.
 //   products  two warpgroups, kBlocks x 64 positions each, sums in registers. Where results have
 //             few channels, all taps along w lie side by side in the columns; what they make of an
 //             operand row is then moved to the rows it belongs to (wgmma_data_merge.cuh).
@@ -19,7 +20,7 @@
 //             runs along w.
 //
 // A block is persistent and walks over work items. Each result is one fixed sequence of sums:
-// chunks, then taps, then channels.
+// chunks, then taps, then channels; of merged taps, one sequence for each tap along w.
 #pragma once
 
 #include "wgmma_data_fill.cuh"

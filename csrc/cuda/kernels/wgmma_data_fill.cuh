@@ -1,6 +1,6 @@
 // The producing warps of the WGMMA data kernel (wgmma_data.cuh): packed weights through bulk
-// copies, operand boxes through the copy engine by one thread, or element by element by seven
-// warps.
+// copies, operand boxes through the copy engine by one thread, or by seven warps, which load along
+// w and transpose.
 #pragma once
 
 #include "transposed_fill.cuh"
@@ -153,7 +153,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
         channel = window % sizes.chunks * plan.chunk_units * kWgmmaUnitElements<T>;
         z = d.operand_step * t + i % d.window;
       } else {
-        // Window and step leave no gap, or the same after each.
+        // The whole window of the first position; of the others the boxes at its end.
         const int later = i - d.window;
         z = later < 0 ? i : d.operand_step * (later / fresh + 1) + d.window - fresh + later % fresh;
       }

@@ -25,7 +25,7 @@ constexpr int64_t kColumnPlaceBytes = 16, kWorkItemBytes = 36;
 struct WgmmaDataPlan {
   WindowAxis axes[3];
   int unit_elements;  // of 16 bytes: 8, or 4 for float32
-  int columns;        // result channels of a column tile, padded: 16, 32, 48, 64, 96 or 128
+  int columns;        // result channels of a column tile, padded
   int w_planes;       // result planes along w in a column tile: 1, or all of them
   int merged_taps;    // taps along w side by side in a product, all of them; 0: each has its own
   int blocks;         // 64-row blocks per warpgroup: 1, 2 or 4
