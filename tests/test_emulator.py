@@ -65,22 +65,19 @@ def test_random_problems(configured: None, engine: str, count: int) -> None:
     assert found is not None and int(found[1]) > 0.6 * count, run.stdout
 
 
-# Few result channels: taps along w side by side, a problem for each instance.
+# Few result channels: taps along w side by side.
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
     ("channels", "geometry", "direction"),
     [
-        ((16, 7), "size=3,9,21 kernel=2,2,3 stride=1,1,1 padding=0,1,1", "forward"),
         ((32, 16), "size=3,9,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
         ((48, 24), "size=3,10,40 kernel=3,3,3 stride=1,1,1 padding=0,0,0", "forward"),
         ((32, 16), "size=3,7,17 kernel=3,3,3 stride=1,1,1 padding=0,0,2", "grad_input"),
         ((16, 13), "size=2,7,33 kernel=1,2,7 stride=1,1,1 padding=0,0,3", "forward"),
         ((16, 3), "size=3,8,24 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
         ((64, 1), "size=3,8,16 kernel=4,4,4 stride=2,2,2 padding=1,1,1", "forward"),
-        ((8, 16), "size=3,8,16 kernel=3,3,3 stride=2,2,2 padding=1,1,0", "forward"),
-        ((64, 32), "size=3,8,17 kernel=2,2,2 stride=2,2,2 padding=0,0,0", "forward"),
         ((40, 30), "size=3,8,24 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
-        ((16, 8), "size=2,6,24 kernel=1,3,7 stride=1,2,2 padding=0,1,3", "forward"),
+        ((24, 5), "size=2,7,13 kernel=2,4,4 stride=2,4,4 padding=0,1,2", "forward"),
     ],
 )
 def test_merged_taps(

@@ -18,7 +18,6 @@ constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
     {32, 1, 1, 0},
     {32, 1, 2, 0},
     {32, 1, 4, 0},
-    {48, 1, 1, 0},
     {48, 1, 2, 0},
     {64, 1, 1, 0},
     {64, 1, 2, 0},
@@ -26,25 +25,43 @@ constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
     {128, 1, 1, 0},
     {128, 1, 2, 0},
     // Few channels: the taps of stride 1, 2 and 4 along w side by side.
-    {8, 1, 4, 3},
     {16, 1, 4, 3},
     {24, 1, 2, 3},
     {16, 1, 2, 7},
     {8, 2, 4, 3},
     {8, 2, 2, 4},
     {16, 2, 4, 3},
-    {32, 2, 2, 2},
     {32, 2, 2, 3},
-    {8, 2, 4, 7},
     {8, 4, 1, 4}};
 
 // Stride 2 and 4 along w keep all their residues in a tile: lines of the result stay whole.
 constexpr WgmmaShape kWgmmaShapesContiguous[] = {
-    {16, 1, 2, 0}, {16, 1, 4, 0}, {32, 1, 1, 0}, {32, 1, 2, 0},  {32, 1, 4, 0},  {48, 1, 1, 0},
-    {48, 1, 2, 0}, {64, 1, 1, 0}, {64, 1, 2, 0}, {128, 1, 1, 0}, {128, 1, 2, 0}, {16, 2, 2, 0},
-    {16, 2, 4, 0}, {32, 2, 1, 0}, {32, 2, 2, 0}, {64, 2, 1, 0},  {64, 2, 2, 0},  {16, 4, 1, 0},
-    {16, 4, 2, 0}, {8, 1, 4, 3},  {16, 1, 4, 3}, {24, 1, 2, 3},  {16, 1, 2, 7},  {8, 2, 4, 3},
-    {8, 2, 2, 4},  {16, 2, 4, 3}, {32, 2, 2, 2}, {32, 2, 2, 3},  {8, 2, 4, 7},   {8, 4, 1, 4}};
+    {16, 1, 2, 0},
+    {16, 1, 4, 0},
+    {32, 1, 1, 0},
+    {32, 1, 2, 0},
+    {32, 1, 4, 0},
+    {48, 1, 2, 0},
+    {64, 1, 1, 0},
+    {64, 1, 2, 0},
+    {128, 1, 1, 0},
+    {128, 1, 2, 0},
+    {16, 2, 2, 0},
+    {16, 2, 4, 0},
+    {32, 2, 1, 0},
+    {32, 2, 2, 0},
+    {64, 2, 1, 0},
+    {64, 2, 2, 0},
+    {16, 4, 2, 0},
+    // Few channels, as above; groups of eight can only be read here.
+    {16, 1, 4, 3},
+    {24, 1, 2, 3},
+    {16, 1, 2, 7},
+    {8, 2, 4, 3},
+    {8, 2, 2, 4},
+    {32, 2, 2, 3},
+    {8, 2, 4, 7},
+    {8, 4, 1, 4}};
 
 // Whether there is an instance. Float32 results would spill where four blocks have 128 sums; and of
 // merged taps only the commonest, three and four, are worth their compilation.
