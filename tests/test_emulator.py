@@ -72,7 +72,7 @@ def test_random_problems(configured: None, engine: str, count: int) -> None:
     [
         ((32, 16), "size=3,9,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
         ((48, 24), "size=3,10,40 kernel=3,3,3 stride=1,1,1 padding=0,0,0", "forward"),
-        ((32, 16), "size=3,7,17 kernel=3,3,3 stride=1,1,1 padding=0,0,2", "grad_input"),
+        ((16, 32), "size=3,7,17 kernel=3,3,3 stride=1,1,1 padding=0,0,2", "grad_input"),
         ((16, 13), "size=2,7,33 kernel=1,2,7 stride=1,1,1 padding=0,0,3", "forward"),
         ((16, 3), "size=3,8,24 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
         ((64, 1), "size=3,8,16 kernel=4,4,4 stride=2,2,2 padding=1,1,1", "forward"),
