@@ -26,6 +26,8 @@ NAMES = (
     "hopper_odd_rows",
     "hopper_kernel_is_stride",
     "hopper_chunks",
+    "hopper_few_channels",
+    "hopper_head",
     "hopper_samples_narrow",
     "hopper_samples_kernel_is_stride",
     "hopper_samples_tiny",

@@ -8,89 +8,10 @@
 
 #include "kernels/wgmma_shapes.h"
 #include "plan_cache.h"
+#include "plan_wgmma_cost.h"
 
 namespace convt3d {
 namespace {
-
-// ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
-// A 64-row product of so many columns and one k-step: the matrix unit, or operands from shared
-// memory.
-double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
-constexpr double kStageClocks = 200;   // least per weight stage: barriers, loops
-constexpr double kStageOverhead = 60;  // what of it no product hides
-constexpr double kChunkClocks = 800;   // per chunk of channels: pipeline drained, boxes awaited
-constexpr double kColumnTileClocks = 1000;  // pipeline start and drain
-constexpr double kStepClocks = 300;         // per position along d
-constexpr double kItemClocks = 2000;        // first boxes of a work item
-constexpr double kStoreVectorBytes = 24;    // channels-last results, per clock and warpgroup
-constexpr double kStoreStagedBytes = 20;    // contiguous ones
-constexpr double kMergedSums = 20;          // of merged taps, per clock and warpgroup
-constexpr double kMemoryBytes = 18;         // of results, per clock
-constexpr double kFillRowClocks = 4;        // per row of a box and the copy engine, at least
-constexpr double kFillUnitBytes = 20;       // per clock, by the copy engine
-constexpr double kFillLoadedBytes = 0.22;  // per clock, by warps and byte that a thread loads ahead
-constexpr double kMostFilledBytes = 24;    // per clock, by warps
-constexpr double kSplitSectorBytes = 128;  // what a run of results off the 32-byte grid costs more
-constexpr double kWeightBytes = 26;        // per clock from the L2 cache
-
-double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
-
-// Per clock, by warps.
-double filled_bytes(const WgmmaDataPlan& plan) {
-  const int loaded = 16 * plan.fill_run * fill_units(plan.fill_run, 16 / plan.unit_elements);
-  return std::min(kFillLoadedBytes * loaded, kMostFilledBytes);
-}
-
-// A part of a stage, for one warpgroup.
-double part_clocks(const WgmmaDataPlan& plan) {
-  return plan.blocks * plan.stage_units / 2. * product_clocks(product_columns(plan));
-}
-
-double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
-                 int multiprocessors) {
-  const WindowAxis& d = plan.axes[0];
-  const double parts = plan.column_parts, element = element_bytes(plan);
-  const double tiles = std::ceil(sizes.column_tiles / parts);
-  const double share = tiles / sizes.column_tiles, stages = sizes.stages * share;
-  const double multiplied = sizes.parts * share * 2 * part_clocks(plan);
-  const double changes = sizes.chunks > 1 ? sizes.chunks * kChunkClocks : kColumnTileClocks;
-  const double products =
-      std::max(multiplied, stages * kStageClocks) + stages * kStageOverhead + tiles * changes;
-  const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
-  const double merged = tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
-  const double store = stored / (result_channels_last ? kStoreVectorBytes : kStoreStagedBytes) +
-                       merged / kMergedSums;
-  const double boxes = sizes.chunks > 1 ? static_cast<double>(d.window) * sizes.chunks * tiles
-                                        : std::min(d.window, d.operand_step);
-  const double box_rows = sizes.box_bytes / (16. * sizes.box.width);
-  const double box_clocks =
-      plan.fill_run != 0 ? sizes.box_bytes / filled_bytes(plan)
-                         : std::max(sizes.box_bytes / kFillUnitBytes, box_rows * kFillRowClocks);
-  const double fill = boxes * box_clocks;
-  const double weights = sizes.resident ? 0 : sizes.parts * share * sizes.part_bytes / kWeightBytes;
-  double out = tiles * plan.columns * plan.w_planes * element * plan.samples * plan.tile_h *
-               plan.tile_w / kMemoryBytes;
-  if (!result_channels_last && std::fmod(plan.axes[2].result_extent * element, 32) != 0) {
-    const int run = plan.flattened ? std::min(plan.tile_w, 16 * plan.blocks) : 8 * plan.blocks;
-    out *= 1 + kSplitSectorBytes / (run * plan.w_planes * element);
-  }
-  // One warpgroup multiplies while the other stores.
-  double step = std::max({products, products / 2 + store, weights, out});
-  const int ahead = sizes.chunks > 1 ? d.window : std::min(d.window, d.operand_step);
-  step = plan.box_slots >= d.window + ahead ? std::max(step, fill) : step + fill;
-  const double item = plan.segment * (step + kStepClocks) + kItemClocks + d.window * box_clocks;
-  const double waves = std::ceil(static_cast<double>(sizes.items) / multiprocessors);
-  return waves * item;
-}
-
-// The warpgroups take turns where a column tile passes by once, unless its stages are too short to
-// keep the matrix units busy from one warpgroup alone. The second must not keep the first from
-// stages that this one needs before the second may start.
-int lead_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
-  constexpr double kLeastTurnClocks = 120;
-  if (sizes.chunks > 1 || plan.stage_parts * part_clocks(plan) < kLeastTurnClocks) return 0;
-  return sizes.resident ? static_cast<int>(sizes.stages) : plan.weight_slots - 1;
-}
 
 // Samples whose positions in (h, w), with what lies between them, fit so many rows.
 int images_in_rows(const WgmmaDataPlan& plan, int rows) {

@@ -1,0 +1,25 @@
+// The cost model of the WGMMA data kernel, in clocks of one multiprocessor of an H200. It orders
+// the plans of this kernel; docs/performance.md compares its predictions with measurements.
+#pragma once
+
+#include "kernels/wgmma_data_sizes.h"
+
+namespace convt3d {
+
+constexpr double kMemoryBytes = 18;  // of tensors, per clock and multiprocessor
+
+constexpr double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
+
+// The products of one part of a weight stage, for one warpgroup.
+double part_clocks(const WgmmaDataPlan& plan);
+
+// The whole pass.
+double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
+                 int multiprocessors);
+
+// WgmmaDataPlan::lead. The warpgroups take turns where a column tile passes by once, unless its
+// stages are too short to keep the matrix units busy from one warpgroup alone. The second must not
+// keep the first from stages that this one needs before the second may start.
+int lead_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes);
+
+}  // namespace convt3d
