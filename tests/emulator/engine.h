@@ -47,6 +47,16 @@ struct Run {
   std::function<cudaError_t()> launch;
 };
 
+// The best plan's run, then those of the others. run_of(plan) makes one.
+template <typename Plan, typename RunOf>
+std::vector<Run> runs_of(const Planned<Plan>& best, const Alternatives<Plan>& others,
+                         const RunOf& run_of) {
+  if (!best) return {};
+  std::vector<Run> result{run_of(*best)};
+  for (const auto& [kind, other] : others.all()) result.push_back(run_of(other.plan));
+  return result;
+}
+
 // What the engine of this program takes.
 struct Engine {
   std::vector<Operation> operations;

@@ -20,21 +20,15 @@ std::vector<Run> runs(const Trial& trial) {
   Alternatives<GemmDataPlan> alternatives;
   const auto best = plan_gemm_data(trial.problem, trial.pass(), trial.type, trial.first,
                                    trial.result, trial.device, &alternatives);
-  if (!best) return {};
-  std::vector<Run> result;
-  const auto add = [&](const GemmDataPlan& plan) {
-    result.push_back(
-        {text_of(plan), [&trial, plan] {
-           Scratch scratch(
-               gemm_data_sizes(trial.problem, trial.pass(), trial.type, plan).scratch_bytes);
-           return launch_gemm_data(trial.problem, trial.pass(), trial.type, plan, trial.first,
-                                   trial.second, trial.bias, trial.result, trial.allow_tf32,
-                                   scratch.data(), nullptr);
-         }});
-  };
-  add(*best);
-  for (const auto& [kind, alternative] : alternatives.all()) add(alternative.plan);
-  return result;
+  return runs_of(best, alternatives, [&](const GemmDataPlan& plan) {
+    return Run{text_of(plan), [&trial, plan] {
+                 Scratch scratch(
+                     gemm_data_sizes(trial.problem, trial.pass(), trial.type, plan).scratch_bytes);
+                 return launch_gemm_data(trial.problem, trial.pass(), trial.type, plan, trial.first,
+                                         trial.second, trial.bias, trial.result, trial.allow_tf32,
+                                         scratch.data(), nullptr);
+               }};
+  });
 }
 
 }  // namespace

@@ -24,21 +24,15 @@ std::vector<Run> runs(const Trial& trial) {
   Alternatives<GemmGradWeightPlan> alternatives;
   const auto best = plan_gemm_grad_weight(trial.problem, trial.type, trial.first, trial.second,
                                           trial.device, &alternatives);
-  if (!best) return {};
-  std::vector<Run> result;
-  const auto add = [&](const GemmGradWeightPlan& plan) {
-    result.push_back(
-        {text_of(plan), [&trial, plan] {
-           Scratch workspace(
-               gemm_grad_weight_sizes(trial.problem, trial.type, plan).workspace_bytes);
-           return launch_gemm_grad_weight(trial.problem, trial.type, plan, trial.first,
-                                          trial.second, trial.result, trial.allow_tf32,
-                                          workspace.data(), nullptr);
-         }});
-  };
-  add(*best);
-  for (const auto& [kind, alternative] : alternatives.all()) add(alternative.plan);
-  return result;
+  return runs_of(best, alternatives, [&](const GemmGradWeightPlan& plan) {
+    return Run{text_of(plan), [&trial, plan] {
+                 Scratch workspace(
+                     gemm_grad_weight_sizes(trial.problem, trial.type, plan).workspace_bytes);
+                 return launch_gemm_grad_weight(trial.problem, trial.type, plan, trial.first,
+                                                trial.second, trial.result, trial.allow_tf32,
+                                                workspace.data(), nullptr);
+               }};
+  });
 }
 
 }  // namespace

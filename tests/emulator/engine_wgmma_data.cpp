@@ -29,22 +29,16 @@ std::vector<Run> runs(const Trial& trial) {
   const auto best =
       plan_wgmma_data(trial.problem, trial.pass(), trial.type, trial.first, trial.result,
                       trial.allow_tf32, trial.device, true, &alternatives);
-  if (!best) return {};
-  std::vector<Run> result;
   const bool channels_last = trial.result.stride[1] < trial.result.stride[4];
-  const auto add = [&](const WgmmaDataPlan& plan) {
+  return runs_of(best, alternatives, [&](const WgmmaDataPlan& plan) {
     const WgmmaDataSizes sizes = wgmma_data_sizes(trial.problem, trial.pass(), channels_last, plan);
-    result.push_back({text_of(plan, sizes), [&trial, plan, sizes] {
-                        Scratch scratch(sizes.packed_bytes);
-                        return launch_wgmma_data(trial.problem, trial.pass(), trial.type, plan,
-                                                 trial.first, trial.second, trial.bias,
-                                                 trial.result, scratch.data(),
-                                                 trial.device.multiprocessors, nullptr);
-                      }});
-  };
-  add(*best);
-  for (const auto& [kind, alternative] : alternatives.all()) add(alternative.plan);
-  return result;
+    return Run{text_of(plan, sizes), [&trial, plan, sizes] {
+                 Scratch scratch(sizes.packed_bytes);
+                 return launch_wgmma_data(trial.problem, trial.pass(), trial.type, plan,
+                                          trial.first, trial.second, trial.bias, trial.result,
+                                          scratch.data(), trial.device.multiprocessors, nullptr);
+               }};
+  });
 }
 
 }  // namespace

@@ -23,20 +23,15 @@ std::vector<Run> runs(const Trial& trial) {
   Alternatives<WgmmaGradWeightPlan> alternatives;
   const auto best = plan_wgmma_grad_weight(trial.problem, trial.type, trial.first, trial.second,
                                            trial.device, true, &alternatives);
-  if (!best) return {};
-  std::vector<Run> result;
-  const auto add = [&](const WgmmaGradWeightPlan& plan) {
+  return runs_of(best, alternatives, [&](const WgmmaGradWeightPlan& plan) {
     const WgmmaGradWeightSizes sizes = wgmma_grad_weight_sizes(trial.problem, plan);
-    result.push_back({text_of(plan, sizes), [&trial, plan, sizes] {
-                        Scratch workspace(sizes.workspace_bytes);
-                        return launch_wgmma_grad_weight(trial.problem, trial.type, plan,
-                                                        trial.first, trial.second, trial.result,
-                                                        workspace.data(), nullptr);
-                      }});
-  };
-  add(*best);
-  for (const auto& [kind, alternative] : alternatives.all()) add(alternative.plan);
-  return result;
+    return Run{text_of(plan, sizes), [&trial, plan, sizes] {
+                 Scratch workspace(sizes.workspace_bytes);
+                 return launch_wgmma_grad_weight(trial.problem, trial.type, plan, trial.first,
+                                                 trial.second, trial.result, workspace.data(),
+                                                 nullptr);
+               }};
+  });
 }
 
 }  // namespace
