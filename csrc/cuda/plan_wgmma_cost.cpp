@@ -6,9 +6,6 @@
 namespace convt3d {
 namespace {
 
-// A 64-row product of so many columns and one k-step: the matrix unit, or operands from shared
-// memory.
-double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
 constexpr double kStageClocks = 200;   // least per weight stage: barriers, loops
 constexpr double kStageOverhead = 60;  // what of it no product hides
 constexpr double kChunkClocks = 800;   // per chunk of channels: pipeline drained, boxes awaited

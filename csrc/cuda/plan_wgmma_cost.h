@@ -1,12 +1,19 @@
-// The cost model of the WGMMA data kernel, in clocks of one multiprocessor of an H200. It orders
-// the plans of this kernel; docs/performance.md compares its predictions with measurements.
+// The cost model of the WGMMA data kernel, in clocks of one multiprocessor of an H200, and what
+// that of grad_weight shares with it. It orders the plans of one kernel; docs/performance.md
+// compares its predictions with measurements.
 #pragma once
+
+#include <algorithm>
 
 #include "kernels/wgmma_data_sizes.h"
 
 namespace convt3d {
 
 constexpr double kMemoryBytes = 18;  // of tensors, per clock and multiprocessor
+
+// A 64-row product of so many columns and one k-step: the matrix unit, or operands from shared
+// memory.
+constexpr double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
 
 constexpr double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
 

@@ -9,6 +9,7 @@
 #include "kernels/wgmma_grad_weight_shapes.h"
 #include "plan_cache.h"
 #include "plan_grad_weight.h"
+#include "plan_wgmma_cost.h"
 
 namespace convt3d {
 namespace {
@@ -20,16 +21,12 @@ constexpr int kMostStages = 4;
 constexpr int kMostPositions = 512;  // per tile
 
 // ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
-// A 64-row product of so many columns and one k-step: the matrix unit, or operands from shared
-// memory.
-double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
 constexpr double kFillRowClocks = 4;  // per row of a box and the copy engine
 constexpr double kFillBytes = 28;     // per clock
 // By warps: all threads once load a run of every channel of their units, wait, and store.
 constexpr double kFillPassClocks = 900;
 constexpr double kFillLoadClocks = 12;
 constexpr double kFillStridedLoadClocks = 128;  // neighbours along w in a line of the cache each
-constexpr double kMemoryBytes = 18;             // per clock, from memory
 constexpr double kTileClocks = 200;             // barriers, the first products' operands
 constexpr double kBlockClocks = 6000;           // start, tables, first tiles, storing
 constexpr double kSumClocks = 5000;             // another launch
