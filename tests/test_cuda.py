@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -302,6 +303,27 @@ def test_compute_sanitizer(tool: str) -> None:
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert "ERROR SUMMARY: 0 errors" in run.stdout or "RACECHECK SUMMARY: 0" in run.stdout
     assert "all operators ran" in run.stdout
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("case", ["hopper_stride1", "hopper_stride2", "hopper_kernel_is_stride"])
+def test_alignment_may_change_from_call_to_call(case: str, dtype: torch.dtype) -> None:
+    """Plans are kept; one for tensors on 16-byte boundaries must not serve others."""
+
+    def off_by_one(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape).copy_(tensor)
+
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    problem = BY_NAME[case]
+    tensors = make_tensors(problem, dtype, "cuda")
+    shifted = dataclasses.replace(
+        tensors, input=off_by_one(tensors.input), grad_output=off_by_one(tensors.grad_output)
+    )
+    for operator in OPERATORS:
+        wanted = expected(operator, problem, tensors)
+        for values in (tensors, shifted, tensors):
+            result = call(operator, values, problem)
+            check(result, wanted, f"{operator} of {case}", tf32=dtype == torch.float32)
 
 
 def test_arguments_are_left_alone() -> None:

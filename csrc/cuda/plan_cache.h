@@ -1,11 +1,11 @@
 // Plans are searched for once per problem.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "../geometry.h"
 #include "planned.h"
@@ -16,20 +16,20 @@ namespace convt3d {
 class PlanKey {
  public:
   PlanKey(const Problem& problem, std::initializer_list<int64_t> facts) {
-    auto at = values_.begin();
-    for (int64_t value : {problem.batch, problem.in_channels, problem.out_channels, problem.groups})
-      *at++ = value;
-    for (const Axis& axis : problem.axes) {
-      for (int64_t value : {axis.input, axis.output, axis.kernel, axis.stride, axis.padding,
-                            axis.output_padding, axis.dilation})
-        *at++ = value;
-    }
-    for (int64_t value : facts) *at++ = value;
+    add({problem.batch, problem.in_channels, problem.out_channels, problem.groups});
+    for (const Axis& axis : problem.axes)
+      add({axis.input, axis.output, axis.kernel, axis.stride, axis.padding, axis.output_padding,
+           axis.dilation});
+    add(facts);
   }
   bool operator<(const PlanKey& other) const { return values_ < other.values_; }
 
  private:
-  std::array<int64_t, 4 + 3 * 7 + 8> values_{};  // at most eight facts
+  void add(std::initializer_list<int64_t> values) {
+    for (int64_t value : values) values_.push_back(value);
+  }
+
+  std::vector<int64_t> values_;
 };
 
 // Thread-safe.

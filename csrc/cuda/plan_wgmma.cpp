@@ -98,7 +98,6 @@ struct Search {
     const WgmmaDataSizes whole = sizes_of(plan);
     constexpr int kMostParts = 64;
     const int columns = whole.column_tiles;
-    plan.lead = lead_of(plan, whole);
     int tried = 0;
     for (int each = columns; each >= 1; each -= (each + 3) / 4) {  // column tiles per part
       const int parts = (columns + each - 1) / each;

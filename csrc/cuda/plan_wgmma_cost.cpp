@@ -71,10 +71,4 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
   return waves * item;
 }
 
-int lead_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
-  constexpr double kLeastTurnClocks = 120;
-  if (sizes.chunks > 1 || plan.stage_parts * part_clocks(plan) < kLeastTurnClocks) return 0;
-  return sizes.resident ? static_cast<int>(sizes.stages) : plan.weight_slots - 1;
-}
-
 }  // namespace convt3d

@@ -24,9 +24,4 @@ double part_clocks(const WgmmaDataPlan& plan);
 double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
                  int multiprocessors);
 
-// WgmmaDataPlan::lead. The warpgroups take turns where a column tile passes by once, unless its
-// stages are too short to keep the matrix units busy from one warpgroup alone. The second must not
-// keep the first from stages that this one needs before the second may start.
-int lead_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes);
-
 }  // namespace convt3d

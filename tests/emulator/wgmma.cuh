@@ -44,11 +44,6 @@ inline void named_barrier(int id, int threads,
   emulator::meet_block(id, threads, where);
 }
 
-inline void named_arrive(int id, int threads,
-                         const emulator::Where& where = emulator::Where::current()) {
-  emulator::arrive_block(id, threads, where);
-}
-
 // ---- Memory ----------------------------------------------------------------------------------
 inline void copy_bulk(uint32_t destination, const void* source, uint32_t bytes, uint32_t barrier,
                       const emulator::Where& where = emulator::Where::current()) {

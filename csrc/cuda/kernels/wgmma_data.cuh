@@ -52,10 +52,7 @@ struct Consumer {
   uint32_t stage_full, parity = 0;
   int stage_at;    // of the next part
   int parts_left;  // of the stage
-  // Barriers that free the stages before, newest first, whose products may be under way.
-  static constexpr int kAhead = wgmma_stages_ahead(kBlocks);
-  uint32_t unfreed[kAhead] = {};
-  int until_grant = 0;  // stages until the other warpgroup may multiply
+  uint32_t unfreed = 0;  // barrier that frees the stage whose last products may be under way
   // The ring of boxes.
   RingCursor next_box;  // first not yet waited for
   int window_slot = 0;  // slot of the window's first box
@@ -109,21 +106,10 @@ struct Consumer {
     __syncwarp();
   }
 
-  __device__ __forceinline__ void free_oldest_stage() {
-    if (unfreed[kAhead - 1] != 0 && lane == 0) barrier_arrive(unfreed[kAhead - 1]);
-#pragma unroll
-    for (int i = kAhead - 1; i > 0; --i) unfreed[i] = unfreed[i - 1];
-    unfreed[0] = 0;
+  __device__ __forceinline__ void free_stage() {
+    if (unfreed != 0 && lane == 0) barrier_arrive(unfreed);
+    unfreed = 0;
   }
-  // Turns: barrier 3 is that of the first warpgroup, 4 that of the second.
-  static __device__ __forceinline__ bool leads() { return threadIdx.x < kWarpgroupThreads; }
-  static __device__ __forceinline__ void await_turn() {
-    named_barrier(leads() ? 3 : 4, 2 * kWarpgroupThreads);
-  }
-  static __device__ __forceinline__ void grant_turn() {
-    named_arrive(leads() ? 4 : 3, 2 * kWarpgroupThreads);
-  }
-
   // One part of a stage, of plane p: straight code, so that its products leave back to back.
   // `accumulate` is false for the first products of a plane.
   template <int kSteps>
@@ -137,16 +123,17 @@ struct Consumer {
         Wgmma<T, kColumns>::multiply(sums[block][p], a + step * left_step + block * block_units,
                                      b + step * 2 * kColumns, step > 0 || accumulate);
     }
+    // Part of the straight code: elsewhere ptxas makes it a group of one empty product, and waiting
+    // for all but that one waits for these.
+    wgmma_commit();
+    wgmma_wait<1>();
+    free_stage();
     stage_at += part_units;
     if (--parts_left == 0) end_stage();
   }
   // The next part begins a stage.
   __device__ __forceinline__ void end_stage() {
-    wgmma_commit();
-    wgmma_wait<kAhead>();
-    free_oldest_stage();
-    if (!args.sizes.resident) unfreed[0] = stage_full + 8 * shared.weight_slots;
-    if (--until_grant == 0) grant_turn();
+    if (!args.sizes.resident) unfreed = stage_full + 8 * shared.weight_slots;
     stage_full += 8;
     stage_at += parts_left * part_units;
     parts_left = args.plan.stage_parts;
@@ -193,16 +180,9 @@ struct Consumer {
     if (parts_left != args.plan.stage_parts) end_stage();
   }
 
-  // The sums of a column tile. With plan.lead, the warpgroups take turns: the first starts when the
-  // second has issued its products of the tile before, the second follows it by so many stages.
-  // Then one multiplies while the other stores.
-  __device__ __forceinline__ void multiply(const ColumnPlace& tile, bool first_tile,
-                                           bool last_tile) {
+  // The sums of a column tile.
+  __device__ __forceinline__ void multiply(const ColumnPlace& tile) {
     const WgmmaDataPlan& plan = args.plan;
-    if (plan.lead != 0) {
-      if (!leads() || !first_tile) await_turn();
-      until_grant = leads() ? plan.lead : 1 << 30;
-    }
     pin(sums);
     wgmma_fence();
 #pragma unroll 1
@@ -227,11 +207,8 @@ struct Consumer {
         free_boxes(plan.axes[0].window);
       }
     }
-    if (until_grant > 0 && (leads() || !last_tile)) grant_turn();
-    until_grant = 0;
     wgmma_wait<0>();
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) free_oldest_stage();
+    free_stage();
     __syncwarp();
     pin(sums);
     // A plane without taps is never multiplied. Selections, not a branch: see C7520 of ptxas.
@@ -276,9 +253,7 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
       for (int column = item.first_column; column < item.last_column; ++column) {
         const ColumnPlace tile = shared.columns[column];
         const bool last_column = column == item.last_column - 1, last_t = t == item.last_d - 1;
-        consumer.multiply(tile,
-                          index == blockIdx.x && t == item.first_d && column == item.first_column,
-                          index + gridDim.x >= sizes.items && last_t && last_column);
+        consumer.multiply(tile);
         if (sizes.chunks == 1 && last_column)
           consumer.free_boxes(last_t ? d.window : box_advance(d));
         // Merged: a slot per tap, of which the first ones get the results. Not in the branch below:

@@ -42,12 +42,8 @@ struct WgmmaDataPlan {
   int stage_parts;   // such parts in a weight stage
   int box_slots;     // boxes in shared memory
   int weight_slots;  // weight stages in shared memory
-  int lead;  // stages of a column tile by which the second warpgroup follows the first; 0: no order
-  int fill_run;  // neighbours along w that warps read the operand by; 0: the copy engine does
+  int fill_run;      // neighbours along w that warps read the operand by; 0: the copy engine does
 };
-
-// Weight stages whose products may be under way when the next are issued.
-constexpr int wgmma_stages_ahead(int blocks) { return blocks == 1 ? 2 : 1; }
 
 // Columns of a product.
 constexpr int product_columns(const WgmmaDataPlan& plan) {
