@@ -108,7 +108,7 @@ def test_merged_taps(
         ("store_outside", r"a store: 16 bytes at 0x1400 are outside shared memory"),
         ("write_outside", "byte 4196 of 4096 bytes of shared memory has been written"),
         ("product_outside", r"an operand of wgmma: 16 bytes at 0x\w+ are outside shared memory"),
-        ("store_not_fenced", "thread 5, which stored it, has not fenced"),
+        ("store_not_fenced", "a product of zeros is"),
         ("product_not_waited_for", "a warp ends with products that it has not waited for"),
         ("different_products", "the lanes of a warp issue different products"),
         ("copy_not_waited_for", "a block ends before its asynchronous copies"),

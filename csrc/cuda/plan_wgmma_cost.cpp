@@ -17,15 +17,16 @@ constexpr double kStoreStagedBytes = 20;    // contiguous ones
 constexpr double kMergedSums = 20;          // of merged taps, per clock and warpgroup
 constexpr double kFillRowClocks = 4;        // per row of a box and the copy engine, at least
 constexpr double kFillUnitBytes = 20;       // per clock, by the copy engine
-constexpr double kFillLoadedBytes = 0.22;  // per clock, by warps and byte that a thread loads ahead
-constexpr double kMostFilledBytes = 24;    // per clock, by warps
-constexpr double kSplitSectorBytes = 128;  // what a run of results off the 32-byte grid costs more
-constexpr double kWeightBytes = 26;        // per clock from the L2 cache
+constexpr double kFillCopiedBytes = 16;     // per clock, by warps in runs of 16 bytes
+constexpr double kFillWordBytes = 7;        // of 4 bytes
+constexpr double kFillElementBytes = 4;     // of one element of two bytes
+constexpr double kSplitSectorBytes = 128;   // what a run of results off the 32-byte grid costs more
+constexpr double kWeightBytes = 26;         // per clock from the L2 cache
 
 // Per clock, by warps.
 double filled_bytes(const WgmmaDataPlan& plan) {
-  const int loaded = 16 * plan.fill_run * fill_units(plan.fill_run, 16 / plan.unit_elements);
-  return std::min(kFillLoadedBytes * loaded, kMostFilledBytes);
+  const int bytes = plan.fill_run * 16 / plan.unit_elements;
+  return bytes == 16 ? kFillCopiedBytes : bytes == 4 ? kFillWordBytes : kFillElementBytes;
 }
 
 }  // namespace

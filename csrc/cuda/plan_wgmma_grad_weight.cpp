@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "kernels/gemm_data_sizes.h"
+#include "kernels/transposed_fill_sizes.h"
 #include "kernels/wgmma_grad_weight_shapes.h"
 #include "plan_cache.h"
 #include "plan_grad_weight.h"
@@ -23,8 +24,10 @@ constexpr int kMostPositions = 512;  // per tile
 // ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
 constexpr double kFillRowClocks = 4;  // per row of a box and the copy engine
 constexpr double kFillBytes = 28;     // per clock
-// By warps: all threads once load a run of every channel of their units, wait, and store.
-constexpr double kFillPassClocks = 900;
+// By warps, per clock: in runs of 16 bytes, of 4 bytes.
+constexpr double kFillCopiedBytes = 14, kFillWordBytes = 6;
+// Element by element: all threads load one of every channel of four units, wait, and store.
+constexpr double kFillPassClocks = 1300;
 constexpr double kFillLoadClocks = 12;
 constexpr double kFillStridedLoadClocks = 128;  // neighbours along w in a line of the cache each
 constexpr double kTileClocks = 200;             // barriers, the first products' operands
@@ -41,13 +44,16 @@ struct OperandFill {
 
 // To fill a box, or several that share lines of memory, by warps, from `origin` on along w.
 double fill_clocks(const ContractionBox& box, const OperandFill& fill, int origin) {
-  const int units = contract_fill_units(fill.run), slots = kContractFillThreads >> box.unit_bits;
-  const int columns = (origin & (fill.run - 1)) + box.lines_of_memory.span();
-  const int runs = (columns + fill.run - 1) / fill.run;
-  const double passes = std::ceil(static_cast<double>(box.most_lines) * runs / slots) *
-                        std::ceil(1. * box.units / (units << box.unit_bits));
+  const int span = box.lines_of_memory.span();
+  if (fill.run > 1) {
+    const int blocks = ((origin & 7) + span + 7) / 8;
+    return 1. * box.most_lines * blocks * kFillBlockBytes * box.units /
+           (fill.run == 8 ? kFillCopiedBytes : kFillWordBytes);
+  }
+  const double passes =
+      std::ceil(1. * box.most_lines * span / kContractFillThreads) * std::ceil(box.units / 4.);
   return passes *
-         (kFillPassClocks + 8 * units * (fill.strided ? kFillStridedLoadClocks : kFillLoadClocks));
+         (kFillPassClocks + 8 * 4 * (fill.strided ? kFillStridedLoadClocks : kFillLoadClocks));
 }
 
 struct Search {

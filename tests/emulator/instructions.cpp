@@ -62,19 +62,18 @@ void store_matrices_transposed(uint32_t row, const uint32_t* words, int matrices
     uint32_t row;
     const uint32_t* words;
   } operand{row, words};
+  const int first = this_thread() / kWarpThreads * kWarpThreads;
   meet_lanes(
       "stmatrix.trans", kWholeWarp, &operand,
-      [matrices](const Operands& lanes) {
+      [matrices, first](const Operands& lanes) {
         const auto of = [&](int lane) { return *static_cast<const Operand*>(lanes[lane]); };
         for (int m = 0; m < matrices; ++m)
           for (int r = 0; r < 8; ++r) {
-            char* const target = memory_at(of(8 * m + r).row, 16, 16, "stmatrix");
             // Element (i, r) of the matrix that the lanes hold becomes element i of row r.
-            for (int i = 0; i < 8; ++i) {
-              const uint32_t word = of(4 * i + r / 2).words[m];
-              const auto half = static_cast<uint16_t>(word >> 16 * (r % 2));
-              std::memcpy(target + 2 * i, &half, sizeof(half));
-            }
+            uint16_t elements[8];
+            for (int i = 0; i < 8; ++i)
+              elements[i] = static_cast<uint16_t>(of(4 * i + r / 2).words[m] >> 16 * (r % 2));
+            store_unit(of(8 * m + r).row, elements, first + 8 * m + r);
           }
       },
       where);

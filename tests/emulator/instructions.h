@@ -47,7 +47,7 @@ void load_matrices(uint32_t* fragment, int matrices, bool transposed, uint32_t a
                    const Where& where);
 
 // ---- Copies of a thread (cp.async) -------------------------------------------------------------
-void copy_async(uint32_t destination, const void* source, bool valid);
+void copy_async(uint32_t destination, const void* source, int bytes, bool valid);
 void copy_async_commit();
 void copy_async_wait(int pending);
 

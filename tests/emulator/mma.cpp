@@ -13,6 +13,7 @@ namespace {
 struct Copy {
   uint32_t destination;
   const void* source;  // nullptr: zeros
+  int bytes;
   uint64_t group;
 };
 struct ThreadCopies {
@@ -22,11 +23,12 @@ struct ThreadCopies {
 ThreadCopies all_copies[kMostThreads];
 
 void execute(const Copy& copy) {
-  char* const target = memory_at(copy.destination, 16, 16, "cp.async");
+  const auto bytes = static_cast<size_t>(copy.bytes);
+  char* const target = memory_at(copy.destination, bytes, bytes, "cp.async");
   if (copy.source != nullptr)
-    std::memcpy(target, copy.source, 16);
+    std::memcpy(target, copy.source, bytes);
   else
-    std::memset(target, 0, 16);
+    std::memset(target, 0, bytes);
 }
 
 // What nobody waits for may never arrive.
@@ -70,13 +72,14 @@ void multiply(Element element, const Operands& lanes) {
 
 }  // namespace
 
-void copy_async(uint32_t destination, const void* source, bool valid) {
+void copy_async(uint32_t destination, const void* source, int bytes, bool valid) {
   static const bool registered = (add_exit_check(check_exit), true);
   (void)registered;
-  if (reinterpret_cast<uintptr_t>(source) % 16 != 0) fail("cp.async from %p", source);
-  memory_at(destination, 16, 16, "cp.async");
+  if (reinterpret_cast<uintptr_t>(source) % static_cast<uintptr_t>(bytes) != 0)
+    fail("cp.async of %d bytes from %p", bytes, source);
+  memory_at(destination, static_cast<size_t>(bytes), static_cast<size_t>(bytes), "cp.async");
   ThreadCopies& thread = all_copies[this_thread()];
-  const Copy copy{destination, valid ? source : nullptr, thread.groups};
+  const Copy copy{destination, valid ? source : nullptr, bytes, thread.groups};
   if (effects_are_late())
     thread.copies.push_back(copy);
   else

@@ -28,8 +28,10 @@ void forget_origin(T*&) {}
 
 inline uint32_t shared_address(const void* pointer) { return emulator::address_of(pointer); }
 
-inline void copy_async_16(uint32_t destination, const void* source, bool valid) {
-  emulator::copy_async(destination, source, valid);
+template <int kBytes>
+void copy_async(uint32_t destination, const void* source, bool valid) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  emulator::copy_async(destination, source, kBytes, valid);
 }
 inline void copy_async_commit() { emulator::copy_async_commit(); }
 template <int kPending>

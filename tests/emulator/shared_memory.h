@@ -24,9 +24,9 @@ char* memory_at(uint32_t address, size_t bytes, size_t alignment, const char* wh
 // ---- Visibility ------------------------------------------------------------------------------
 // A thread's store of 16 bytes, which the matrix units see only after the thread's fence. (Stores
 // through pointers are not known.)
-void store_unit(uint32_t address, const void* source);
+void store_unit(uint32_t address, const void* source, int thread);
 void fence_stores();
-// Of the matrix units.
+// What the matrix units see: without the fence, something finite and wrong.
 const char* operand_unit(uint32_t address);
 
 // ---- mbarrier --------------------------------------------------------------------------------

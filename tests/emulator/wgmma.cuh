@@ -65,7 +65,9 @@ inline void store_vector(void* target, const uint32_t (&words)[4]) {
 inline void store_half_vector(void* target, const uint32_t (&words)[4]) {
   emulator::store_global(target, words, 8);
 }
-inline void store_shared(uint32_t address, uint4 value) { emulator::store_unit(address, &value); }
+inline void store_shared(uint32_t address, uint4 value) {
+  emulator::store_unit(address, &value, emulator::this_thread());
+}
 inline void launch_dependents() {}
 inline void wait_for_previous_kernel() {}
 inline void fence_for_wgmma() { emulator::fence_stores(); }
@@ -74,6 +76,10 @@ inline void fence_for_wgmma() { emulator::fence_stores(); }
 inline void pin(float&) {}
 inline void wgmma_fence() {}
 inline void wgmma_commit() { emulator::wgmma_commit(); }
+inline unsigned uniform(unsigned value,
+                        const emulator::Where& where = emulator::Where::current()) {
+  return __shfl_sync(0xffffffffu, value, 0, where);
+}
 inline float shuffle_sum(float sum, int lane,
                          const emulator::Where& where = emulator::Where::current()) {
   return __shfl_sync(0xffffffffu, sum, lane, where);

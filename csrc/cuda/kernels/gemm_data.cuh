@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kGemmThreads,
 #pragma unroll
       for (int at = 0; at < kStageBytes; at += kGemmThreads * kUnitBytes) {
         const int mine = at + static_cast<int>(threadIdx.x) * kUnitBytes;
-        if (mine < kStageBytes) copy_async_16(destination + mine, cursor.source + mine, true);
+        if (mine < kStageBytes) copy_async<16>(destination + mine, cursor.source + mine, true);
       }
       cursor.source += kStageBytes;
       ++cursor.stage;

@@ -60,8 +60,9 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3
       for (int row = first_row; row < args.sizes.operand_rows; row += rows_at_once) {
         const int2 at = locations[row];
         const bool inside = at.x != kOutside;
-        copy_async_16(destination + at.y,
-                      inside ? static_cast<const void*>(source + at.x) : args.operand.data, inside);
+        copy_async<16>(destination + at.y,
+                       inside ? static_cast<const void*>(source + at.x) : args.operand.data,
+                       inside);
       }
     }
   } else {

@@ -185,7 +185,7 @@ __device__ __forceinline__ void fill_async(const FillOperand& operand, const Til
 #pragma unroll 4
   for (int row = first_row; row < static_cast<int>(operand.items); row += rows_at_once) {
     const RowItem item = items[row];
-    copy_async_16(destination, source + item.offset, kInside || bounds.contains(item.coordinates));
+    copy_async<16>(destination, source + item.offset, kInside || bounds.contains(item.coordinates));
     destination += row_bytes;
   }
 }

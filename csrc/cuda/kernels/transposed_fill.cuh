@@ -1,25 +1,29 @@
-// Rows of channels in shared memory from a tensor in which w, not the channel, is fastest.
+// Rows of channels in shared memory from a tensor in which w, not the channel,
+// is fastest.
 //
-//   memory   channel, line, w      a load takes `kRun` neighbours along w
-//   shared   a row per position    its channels side by side, in 16-byte units that are exchanged
-//                                  among each other as the matrix units expect it (swizzle)
+//   memory   channel, line, w
+//   staging  blocks of eight neighbours along w, their channels of one 16-byte
+//   unit: 128 bytes shared   a row per position: its channels side by side, in
+//   16-byte units that are exchanged
+//            among each other as the matrix units expect it (swizzle)
 //
-// A thread loads a run of every channel of a few units and transposes them in registers.
-// Neighbouring threads take neighbouring units, as many as a run has positions, then neighbouring
-// runs: so the eight threads whose 16-byte stores go together meet different banks where a row is
-// eight units wide, and loads still take whole sectors.
+// A warp copies a batch of blocks after the other to its staging memory
+// (cp.async), without waiting, and transposes the batch before meanwhile
+// (ldmatrix and stmatrix; float32: through registers). Where neighbours along w
+// share no aligned word, threads load, transpose and store elements.
 #pragma once
 
 #include <type_traits>
 
 #include "mma.cuh"
+#include "transposed_fill_sizes.h"
 #include "wgmma.cuh"
 #include "wgmma_geometry.h"
 
 namespace convt3d {
 
-// Where row and unit stand: `width` units (2, 4 or 8) of each row side by side, blocks of those one
-// after the other.
+// Where row and unit stand: `width` units (2, 4 or 8) of each row side by side,
+// blocks of those one after the other.
 struct SwizzledRows {
   uint32_t base;
   int width, block_bytes;
@@ -27,8 +31,8 @@ struct SwizzledRows {
   __device__ __forceinline__ uint32_t block_of(int unit) const {
     return base + (unit >> (width / 4 + 1)) * block_bytes;
   }
-  __device__ __forceinline__ int place(int row, int unit) const {
-    return 16 * swizzled_unit(row, unit, width);
+  __device__ __forceinline__ uint32_t address(int row, int unit) const {
+    return block_of(unit) + 16 * swizzled_unit(row, unit, width);
   }
 };
 
@@ -39,109 +43,261 @@ struct LineSource {
   bool inside;
 };
 
-// The part of the tensor that is filled in, and by how many threads.
+// The part of the tensor that is filled in.
 struct FilledLines {
   int lines;
-  int x, span;    // along w: first coordinate, which may lie outside, and how many
-  int extent;     // of the tensor along w, a multiple of kRun
-  int units;      // to fill, a multiple of 1 << unit_bits
-  int channels;   // present in the tensor from the first unit on
-  int unit_bits;  // neighbouring threads take 1 << unit_bits units
-  int threads;
+  int x, span;   // along w: first coordinate, which may lie outside, and how many
+  int extent;    // of the tensor along w
+  int units;     // to fill
+  int channels;  // present in the tensor from the first unit on
 };
 
-template <typename T, int kRun>
-struct Run {
-  static constexpr int kBytes = kRun * static_cast<int>(sizeof(T));
-  static constexpr int kWords = kBytes < 4 ? 1 : kBytes / 4;
-  uint32_t words[kWords];
+// One warp's share, of boxes one after the other, with kDepth batches in its staging memory. The
+// barriers of a box: `empty` is waited for before anything is stored; the one in front of it gets
+// one arrival of each of kWarps.
+template <typename T, int kWarps, int kDepth>
+class TransposedFill {
+ public:
+  __device__ TransposedFill(char* staging, int warp)
+      : staging_(staging + warp * kDepth * kFillBatchBytes),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        next_(warp) {}
 
-  __device__ __forceinline__ void clear() {
+  // `line_source(line)` gives a LineSource, `row_of(line, column)` the row of
+  // column x + `column` or a negative number for none. Runs of kRun neighbours
+  // begin on boundaries of their size (4, 8 or 16 bytes) in memory, and
+  // `extent` is a multiple of kRun; only single ones may lie apart.
+  template <int kRun, typename LineAt, typename RowAt>
+  __device__ __forceinline__ void fill(const FilledLines& fill, const SwizzledRows& rows,
+                                       int64_t channel_stride, int stride_w, uint32_t empty,
+                                       uint32_t parity, const LineAt& line_source,
+                                       const RowAt& row_of) {
+    const int before = fill.x & (kPositions - 1);  // columns of the first block not asked for
+    const int per_line = (before + fill.span + kPositions - 1) / kPositions;
+    const int blocks = fill.lines * per_line;
+    const auto inverse = static_cast<unsigned>(((1 << 20) + per_line - 1) / per_line);
+    const int groups = (blocks + kFillBlocks - 1) / kFillBlocks;
+    const int batches = groups * ((fill.units + kFillUnits - 1) / kFillUnits);
+    for (; next_ < batches; next_ += kWarps) {
+      int group = next_, unit = 0;
+      for (; group >= groups; group -= groups) unit += kFillUnits;
+      const auto place_of = [&](int block) {
+        const int index = group * kFillBlocks + block;
+        const int line = static_cast<int>(static_cast<unsigned>(index) * inverse >> 20);
+        return Place{line, (index - line * per_line) * kPositions - before, index < blocks};
+      };
+      const int units = min(fill.units - unit, kFillUnits);
+      load<kRun>(fill, channel_stride, stride_w, unit, units, place_of, line_source);
+      copy_async_wait<kDepth - 1>();
+      transpose(pending_[kDepth - 2]);
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) words[i] = 0;
-  }
-  __device__ __forceinline__ void load(const T* source) {
-    if constexpr (kBytes == 2) {
-      words[0] = __ldg(reinterpret_cast<const unsigned short*>(source));
-    } else if constexpr (kBytes == 4) {
-      words[0] = __ldg(reinterpret_cast<const uint32_t*>(source));
-    } else if constexpr (kBytes == 8) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(source));
-      words[0] = v.x, words[1] = v.y;
-    } else {
-      const uint4 v = __ldg(reinterpret_cast<const uint4*>(source));
-      words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+      for (int age = kDepth - 2; age > 0; --age) pending_[age] = pending_[age - 1];
+      const Place place = place_of(lane_ / kPositions);
+      const int column = place.column + lane_ % kPositions;
+      const bool exists =
+          place.exists && static_cast<unsigned>(column) < static_cast<unsigned>(fill.span);
+      const int row = exists ? row_of(place.line, column) : -1;
+      pending_[0] = {row < 0 ? kNowhere : rows.address(row, unit),
+                     rows.width == 2 ? rows.block_bytes : 0, empty | parity, slot_ | units};
+      slot_ = slot_ == (kDepth - 1) * kFillBatchBytes ? 0 : slot_ + kFillBatchBytes;
+      in_box_ = true;
     }
+    next_ -= batches;
   }
+
+  // The box filled since the last call is complete.
+  __device__ __forceinline__ void end_box(uint32_t empty, uint32_t parity) {
+    if (in_box_) {
+      pending_[0].empty |= kLast;
+    } else {
+      // Not before the box is empty: that would be an arrival for the one
+      // before. Waiting needs what is pending to be stored, which others may
+      // wait for.
+      flush();
+      barrier_wait(empty, parity);
+      arrive(empty);
+    }
+    in_box_ = false;
+  }
+
+  // Stores what has been loaded.
+  __device__ __forceinline__ void flush() {
+    copy_async_wait<0>();
+#pragma unroll
+    for (int age = kDepth - 2; age >= 0; --age) {
+      transpose(pending_[age]);
+      pending_[age].slot = 0;
+    }
+    in_box_ = false;
+  }
+
+ private:
+  static constexpr uint32_t kNowhere = ~0u;
+  static constexpr int kPositions = 8;
+  static constexpr int kElements = 16 / static_cast<int>(sizeof(T));
+  struct Place {
+    int line, column;
+    bool exists;
+  };
+  // A batch that is on its way to the staging memory. Few registers: what has bits to spare is
+  // shared.
+  struct Pending {
+    uint32_t address;  // of the first unit of this lane's row, or kNowhere
+    int after_two;     // bytes from the first two units of a row to the next two, if not beside
+    uint32_t empty;    // barrier of the box | parity to wait for | kLast of the warp's in the box
+    int slot;          // bytes in the staging memory | units; 0 units: no batch
+
+    __device__ __forceinline__ int units() const { return slot & (kFillBatchBytes - 1); }
+  };
+  static constexpr uint32_t kLast = 2, kBarrier = ~7u;
+
+  // A 16-byte chunk of a block: eight positions of a channel, or four. Rotated
+  // from block to block, so that chunks of neighbouring blocks meet different
+  // banks, as those of one block do.
+  __device__ __forceinline__ static int chunk_at(int block, int chunk) {
+    return block * kFillBlockBytes + (chunk + 2 * block) % 8 * 16;
+  }
+
+  // Neighbouring lanes load neighbours along w.
+  template <int kRun, typename PlaceOf, typename LineAt>
+  __device__ __forceinline__ void load(const FilledLines& fill, int64_t channel_stride,
+                                       int stride_w, int unit, int units, const PlaceOf& place_of,
+                                       const LineAt& line_source) {
+    constexpr int kBytes = kRun * static_cast<int>(sizeof(T));
+    constexpr int kPieces = 16 / kBytes;             // of a chunk
+    constexpr int kChunks = kPositions / kElements;  // of a channel
+    constexpr int kLoads = kElements / kPieces;      // channels at once
+    const int piece = lane_ % kPieces, half = lane_ / kPieces % kChunks;
+    const int block = lane_ / (kPieces * kChunks) % kFillBlocks;
+    const int first = lane_ / (kPieces * kChunks * kFillBlocks);  // channel of the unit
+    const Place place = place_of(block);
+    const int x = fill.x + place.column + half * kElements + piece * kRun;
+    const LineSource<T> from = line_source(place.exists ? place.line : 0);
+    const bool inside = place.exists && from.inside &&
+                        static_cast<unsigned>(x) < static_cast<unsigned>(fill.extent);
+    int channel = unit * kElements + first;
+    const T* source =
+        from.begin + (inside ? (kRun == 1 ? x * stride_w : x) : 0) + channel * channel_stride;
+    const int channels = inside ? fill.channels : 0;
+    uint32_t target = shared_address(staging_) + slot_ + piece * kBytes;
+#pragma unroll 1
+    for (int u = 0; u < units; ++u) {
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        copy_async<kBytes>(target + chunk_at(block, (first + i * kLoads) * kChunks + half), source,
+                           channel < channels);
+        source += kLoads * channel_stride;
+        channel += kLoads;
+      }
+      target += kFillBlocks * kFillBlockBytes;
+    }
+    copy_async_commit();
+  }
+
+  // A batch that has arrived.
+  __device__ __forceinline__ void transpose(const Pending& batch) {
+    const int units = batch.units();
+    if (units == 0) return;
+    __syncwarp();
+    barrier_wait(batch.empty & kBarrier, batch.empty & 1);
+    const int block = lane_ / kPositions, position = lane_ % kPositions;
+    const char* const staged = staging_ + (batch.slot - units);
+#pragma unroll
+    for (int u = 0; u < kFillUnits; ++u) {
+      if (u >= units) break;
+      const int unit_at = u * kFillBlocks * kFillBlockBytes;
+      const int swizzle = batch.after_two != 0 ? u & 1 : u;
+      const uint32_t target = (batch.address ^ swizzle << 4) + (u >= 2 ? batch.after_two : 0);
+      if constexpr (sizeof(T) == 2) {
+        const uint32_t chunk = shared_address(staged) + unit_at + chunk_at(block, position);
+        uint32_t matrices[4];
+        load_matrix_x4(matrices, chunk);
+        // Rows that do not exist are stored where they came from.
+        store_matrices_transposed(batch.address != kNowhere ? target : chunk, matrices);
+      } else {
+        uint32_t words[4];
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          words[c] = *reinterpret_cast<const uint32_t*>(
+              staged + unit_at + chunk_at(block, 2 * c + position / 4) + position % 4 * 4);
+        if (batch.address != kNowhere)
+          store_shared(target, {round_to_tf32(words[0]), round_to_tf32(words[1]),
+                                round_to_tf32(words[2]), round_to_tf32(words[3])});
+      }
+    }
+    if (batch.empty & kLast) arrive(batch.empty & kBarrier);
+    __syncwarp();  // the staging memory is free
+  }
+
+  __device__ __forceinline__ void arrive(uint32_t empty) {
+    fence_for_wgmma();
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(empty - 8);
+  }
+
+  char* staging_;
+  int lane_;
+  int next_;      // of the box's batches, the warp's next
+  int slot_ = 0;  // in the staging memory, of the next batch, bytes
+  bool in_box_ = false;
+  Pending pending_[kDepth - 1] = {};  // newest first
 };
 
-// Channels 2 * pair and 2 * pair + 1 (float32: channel `pair`, rounded to TF32) of position e.
-template <typename T, int kRun>
-__device__ __forceinline__ uint32_t word_of(const Run<T, kRun>* runs, int pair, int e) {
-  if constexpr (sizeof(T) == 4)
-    return round_to_tf32(runs[pair].words[e]);
-  else
-    return __byte_perm(runs[2 * pair].words[e / 2], runs[2 * pair + 1].words[e / 2],
-                       e % 2 == 0 ? 0x5410 : 0x7632);
-}
-
-// `line_source(line)` gives a LineSource, `row_of(line, column)` the row of column x + `column` or
-// a negative number for none. `stride_w` is 1 where kRun > 1. A thread loads `kUnits` units before
-// it stores any. Neighbouring threads take 1 << kUnitBits units, where that is not negative.
-template <typename T, int kRun, int kUnits, int kUnitBits, typename LineAt, typename RowAt>
-__device__ __forceinline__ void fill_transposed(const FilledLines& fill, const SwizzledRows& rows,
-                                                int64_t channel_stride, int stride_w, int thread,
-                                                const LineAt& line_source, const RowAt& row_of) {
+// Element by element: neighbouring threads take neighbours along w, and load
+// kUnits units before they store any.
+template <int kUnits, typename T, typename LineAt, typename RowAt>
+__device__ __forceinline__ void fill_elements(const FilledLines& fill, const SwizzledRows& rows,
+                                              int64_t channel_stride, int stride_w, int thread,
+                                              int threads, const LineAt& line_source,
+                                              const RowAt& row_of) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
   constexpr int kElements = 16 / static_cast<int>(sizeof(T));
-  const int unit_bits = kUnitBits < 0 ? fill.unit_bits : kUnitBits, unit_step = 1 << unit_bits;
-  const int before = fill.x & (kRun - 1);  // columns of the first run that are not asked for
-  const int runs = (before + fill.span + kRun - 1) / kRun;
-  const int slots = fill.threads >> unit_bits, slot = thread >> unit_bits;
-  const int line_step = slots / runs, column_step = kRun * (slots % runs);
+  const int line_step = threads / fill.span, column_step = threads % fill.span;
 #pragma unroll 1
-  for (int unit = thread & (unit_step - 1); unit < fill.units; unit += kUnits * unit_step) {
+  for (int unit = 0; unit < fill.units; unit += kUnits) {
     const int channels = fill.channels - unit * kElements;
-    int line = slot / runs, column = kRun * (slot % runs) - before;
+    int line = thread / fill.span, column = thread % fill.span;
 #pragma unroll 1
     while (line < fill.lines) {
       const int x = fill.x + column;
       const LineSource<T> from = line_source(line);
       const bool inside =
           from.inside && static_cast<unsigned>(x) < static_cast<unsigned>(fill.extent);
-      Run<T, kRun> values[kUnits][kElements];
       const T* source =
           from.begin + (inside ? x * stride_w : 0) + unit * kElements * channel_stride;
+      Bits values[kUnits][kElements];
 #pragma unroll
       for (int k = 0; k < kUnits; ++k) {
 #pragma unroll
         for (int j = 0; j < kElements; ++j) {
-          if (inside && k * unit_step * kElements + j < channels)
-            values[k][j].load(source);
-          else
-            values[k][j].clear();
+          values[k][j] = inside && k * kElements + j < channels
+                             ? __ldg(reinterpret_cast<const Bits*>(source))
+                             : Bits{0};
           source += channel_stride;
           forget_origin(source);  // else all addresses are computed first
         }
-        if (kUnits > 1) source += (unit_step - 1) * kElements * channel_stride;
       }
-#pragma unroll
-      for (int e = 0; e < kRun; ++e) {
-        if (static_cast<unsigned>(column + e) >= static_cast<unsigned>(fill.span)) continue;
-        const int row = row_of(line, column + e);
-        if (row < 0) continue;
+      const int row = row_of(line, column);
+      if (row >= 0) {
 #pragma unroll
         for (int k = 0; k < kUnits; ++k) {
-          const int at = unit + k * unit_step;
-          if (k > 0 && at >= fill.units) break;
-          const Run<T, kRun>* v = values[k];
-          store_shared(rows.block_of(at) + rows.place(row, at),
-                       {word_of(v, 0, e), word_of(v, 1, e), word_of(v, 2, e), word_of(v, 3, e)});
+          if (k > 0 && unit + k >= fill.units) break;
+          const Bits* v = values[k];
+          uint4 packed;
+          if constexpr (sizeof(T) == 4)
+            packed = {round_to_tf32(v[0]), round_to_tf32(v[1]), round_to_tf32(v[2]),
+                      round_to_tf32(v[3])};
+          else
+            packed = {
+                v[0] | static_cast<uint32_t>(v[1]) << 16, v[2] | static_cast<uint32_t>(v[3]) << 16,
+                v[4] | static_cast<uint32_t>(v[5]) << 16, v[6] | static_cast<uint32_t>(v[7]) << 16};
+          store_shared(rows.address(row, unit + k), packed);
         }
       }
       line += line_step;
       column += column_step;
       if (column >= fill.span) {
-        column -= kRun * runs;
+        column -= fill.span;
         ++line;
       }
     }

@@ -126,6 +126,11 @@ __device__ __forceinline__ void wgmma_fence() {
 __device__ __forceinline__ void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
+// A value that all lanes of a warp have, in a register of the warp: the addresses of products are
+// computed from it once, where those of single lanes would be moved to such registers one by one.
+__device__ __forceinline__ unsigned uniform(unsigned value) {
+  return __reduce_or_sync(0xffffffffu, value);
+}
 // Another lane's sum. With the compiler's own shuffle, ptxas serialises the products (C7511).
 __device__ __forceinline__ float shuffle_sum(float sum, int lane) {
   float other;

@@ -50,8 +50,8 @@ struct Consumer {
   int block_units, left_step, box_units, part_units;
   // The ring of weights: barrier and address of the next stage, parity of its phase.
   uint32_t stage_full, parity = 0;
-  int stage_at;    // of the next part
-  int parts_left;  // of the stage
+  int stage_at;          // of the next part
+  int parts_left;        // of the stage
   uint32_t unfreed = 0;  // barrier that frees the stage whose last products may be under way
   // The ring of boxes.
   RingCursor next_box;  // first not yet waited for
@@ -106,30 +106,8 @@ struct Consumer {
     __syncwarp();
   }
 
-  __device__ __forceinline__ void free_stage() {
-    if (unfreed != 0 && lane == 0) barrier_arrive(unfreed);
-    unfreed = 0;
-  }
-  // One part of a stage, of plane p: straight code, so that its products leave back to back.
-  // `accumulate` is false for the first products of a plane.
-  template <int kSteps>
-  __device__ __forceinline__ void multiply_part(int p, int left_at, bool accumulate) {
-    if (parts_left == args.plan.stage_parts) barrier_wait(stage_full, parity);
-    const uint64_t a = left.with(left_at), b = right.with(stage_at);
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block)
-        Wgmma<T, kColumns>::multiply(sums[block][p], a + step * left_step + block * block_units,
-                                     b + step * 2 * kColumns, step > 0 || accumulate);
-    }
-    // Part of the straight code: elsewhere ptxas makes it a group of one empty product, and waiting
-    // for all but that one waits for these.
-    wgmma_commit();
-    wgmma_wait<1>();
-    free_stage();
-    stage_at += part_units;
-    if (--parts_left == 0) end_stage();
+  __device__ __forceinline__ void free_stage(uint32_t empty) {
+    if (empty != 0 && lane == 0) barrier_arrive(empty);
   }
   // The next part begins a stage.
   __device__ __forceinline__ void end_stage() {
@@ -144,37 +122,69 @@ struct Consumer {
     }
   }
 
+  // One part of a stage, of plane p: straight code, so that its products leave back to back.
+  // `accumulate` is false for the first products of a plane. `advance` finds the next part's
+  // operand while they run.
+  template <int kSteps, typename Advance>
+  __device__ __forceinline__ void multiply_part(int p, int left_at, bool accumulate,
+                                                const Advance& advance) {
+    if (parts_left == args.plan.stage_parts) barrier_wait(stage_full, parity);
+    const uint64_t a = left.with(left_at), b = right.with(stage_at);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block)
+        Wgmma<T, kColumns>::multiply(sums[block][p], a + step * left_step + block * block_units,
+                                     b + step * 2 * kColumns, step > 0 || accumulate);
+    }
+    // Part of the straight code: elsewhere ptxas makes it a group of one empty product, and waiting
+    // for all but that one waits for these.
+    wgmma_commit();
+    const uint32_t multiplied = unfreed;
+    unfreed = 0;
+    stage_at += part_units;
+    if (--parts_left == 0) end_stage();
+    advance();
+    wgmma_wait<1>();
+    free_stage(multiplied);
+  }
+
   // All taps of a column tile, for one chunk.
   template <int kSteps>
   __device__ __forceinline__ void multiply_taps(const ColumnPlace& tile, bool first_chunk) {
-    const int parts_per_tap = args.plan.chunk_units / (2 * kSteps);
     // A part is one row's width of channels, or several where the width is one step.
     const int tap_step = 2 * kSteps * args.sizes.box.rows;
+    const auto operand_at = [this](unsigned place) {
+      const unsigned at = uniform(place);
+      return static_cast<int>(left.low + slot_of(at >> 24) * box_units + (at & 0xffffff));
+    };
     const unsigned* tap = shared.taps + tile.first_tap;
-    unsigned place = *tap;
-    const auto multiply_tap = [&](int p, bool accumulate) {
-      int left_at = left.low + slot_of(place >> 24) * box_units + (place & 0xffffff);
-      place = *++tap;
+    int left_at = operand_at(*tap), tap_parts = args.sizes.tap_parts;
+    unsigned next = *++tap;
+    const auto advance = [&] {
+      const int next_at = operand_at(next);
+      const bool ends = --tap_parts == 0;
+      left_at = ends ? next_at : left_at + tap_step;
+      tap_parts = ends ? args.sizes.tap_parts : tap_parts;
+      tap += ends;
+      next = *tap;
+    };
+    const auto multiply_parts = [&](int p, int parts, bool accumulate) {
 #pragma unroll 1
-      for (int part = 0; part < parts_per_tap; ++part) {
-        multiply_part<kSteps>(p, left_at, accumulate || part > 0);
-        left_at += tap_step;
+      for (; parts > 0; --parts) {
+        multiply_part<kSteps>(p, left_at, accumulate, advance);
+        accumulate = true;
       }
     };
     if constexpr (kPlanes == 1) {
-#pragma unroll 1
-      for (int i = 0; i < tile.taps; ++i) multiply_tap(0, i > 0 || !first_chunk);
+      multiply_parts(0, static_cast<int>(uniform(tile.taps)) * tap_parts, !first_chunk);
     } else {
-      int taps[kPlanes];
-#pragma unroll
-      for (int p = 0; p < kPlanes; ++p) taps[p] = args.plan.axes[2].taps_of(p);
 #pragma unroll 1
       for (int line = 0; line < tile.lines; ++line) {
 #pragma unroll
-        for (int p = 0; p < kPlanes; ++p) {
-#pragma unroll 1
-          for (int i = 0; i < taps[p]; ++i) multiply_tap(p, line > 0 || i > 0 || !first_chunk);
-        }
+        for (int p = 0; p < kPlanes; ++p)
+          multiply_parts(p, args.plan.axes[2].taps_of(p) * args.sizes.tap_parts,
+                         line > 0 || !first_chunk);
       }
     }
     if (parts_left != args.plan.stage_parts) end_stage();
@@ -208,7 +218,8 @@ struct Consumer {
       }
     }
     wgmma_wait<0>();
-    free_stage();
+    free_stage(unfreed);
+    unfreed = 0;
     __syncwarp();
     pin(sums);
     // A plane without taps is never multiplied. Selections, not a branch: see C7520 of ptxas.
@@ -240,12 +251,11 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   uint32_t* const staging = reinterpret_cast<uint32_t*>(shared.staging) +
                             warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
 
-  for (int64_t index = blockIdx.x; index < sizes.items; index += gridDim.x) {
+  for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
     T* const result =
         static_cast<T*>(args.result.data) + item.n * args.result.stride[0] +
         static_cast<int64_t>(item.group) * args.result_channels * args.result.stride[1];
-    const float* const bias = shared.bias + item.group * sizes.channel_tiles * kColumns;
     for (int t = item.first_d; t < item.last_d; ++t) {
       if (sizes.chunks == 1) consumer.wait_boxes(t == item.first_d ? d.window : box_advance(d));
       if (sizes.resident) consumer.restart_stages();
@@ -274,7 +284,7 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
               tile.h,
               tile.w,
               args.result_channels - tile.channel,
-              bias + tile.channel};
+              shared.bias + item.group * sizes.channel_tiles * kColumns + tile.channel};
           if constexpr (kChannelsLast)
             store_channels_last<T, kColumns, kPlanes>(args, to, results, rows, consumer.lane);
           else
@@ -313,10 +323,15 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     release_registers<producer_registers(kChannelsLast)>();
     const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
     if (thread == 0) load_weights(args, shared);
-    if (args.plan.fill_run != 0) {
-      if (thread >= 32) fill_boxes<T, kChannelsLast ? 1 : 8>(args, shared, thread - 32);
-    } else if (thread == 32) {
-      fill_boxes<T, 0>(args, shared, 0);
+    if (thread < 32) return;
+    if (args.plan.fill_run == 0) {
+      if (thread == 32) fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0);
+    } else if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
+      fill_boxes<T, BoxFill::kElements>(args, shared, thread - 32);
+    } else if (args.plan.fill_run == kWgmmaUnitElements<T>) {
+      fill_boxes<T, BoxFill::kWholeRuns>(args, shared, thread - 32);
+    } else {
+      fill_boxes<T, BoxFill::kWords>(args, shared, thread - 32);
     }
   } else {
     claim_registers<consumer_registers(kChannelsLast)>();

@@ -1,5 +1,5 @@
 // The producing warps of the WGMMA data kernel (wgmma_data.cuh): packed weights through bulk
-// copies, operand boxes through the copy engine by one thread, or by seven warps, which load along
+// copies, operand boxes through the copy engine by one thread, or by seven warps, which read along
 // w and transpose.
 #pragma once
 
@@ -12,7 +12,6 @@ namespace convt3d {
 __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaShared& shared) {
   const WgmmaDataPlan& plan = args.plan;
   const WgmmaDataSizes& sizes = args.sizes;
-  const int parts_per_tap = plan.chunk_units / plan.stage_units;
   RingCursor cursor;
   wait_for_previous_kernel();  // pack_wgmma_weights; nothing else depends on it
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
@@ -25,8 +24,8 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
         // The parts of all chunks of a column tile follow each other.
         const int64_t begin =
             static_cast<int64_t>(tile.slice * sizes.taps + tile.first_tap) * sizes.chunks;
-        const char* source = packed + begin * parts_per_tap * sizes.part_bytes;
-        const int chunk_bytes = tile.taps * parts_per_tap * sizes.part_bytes;
+        const char* source = packed + begin * sizes.tap_parts * sizes.part_bytes;
+        const int chunk_bytes = tile.taps * sizes.tap_parts * sizes.part_bytes;
         for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
           for (int left = chunk_bytes; left > 0; left -= sizes.stage_bytes) {
             const int bytes = min(left, sizes.stage_bytes);
@@ -45,16 +44,6 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
 }
 
 // ---- Operand ---------------------------------------------------------------------------------
-// What fills one box: the plane of the tensor at `source` (position (0, 0) of the first sample,
-// first channel of the chunk).
-template <typename T>
-struct BoxSource {
-  const T* source;
-  int y, x;      // coordinates of the box's first row
-  int channels;  // present in the chunk
-  int samples;   // present; none where the plane lies outside the tensor
-};
-
 __device__ __forceinline__ bool inside_extent(int coordinate, int extent) {
   return static_cast<unsigned>(coordinate) < static_cast<unsigned>(extent);
 }
@@ -95,51 +84,61 @@ __device__ __forceinline__ void fill_box_tensor(const WgmmaDataArguments& args, 
   }
 }
 
-// By seven warps.
-template <typename T, int kRun>
-__device__ __forceinline__ void fill_box_runs(const WgmmaDataArguments& args,
-                                              const WgmmaShared& shared, uint32_t box,
-                                              const BoxSource<T>& from, int thread) {
+// What warps fill one box from: the plane of the tensor at `source` (position (0, 0) of the first
+// sample, first channel of the chunk).
+template <typename T>
+struct BoxSource {
+  const T* source;
+  int y, x;      // coordinates of the box's first row
+  int channels;  // present in the chunk
+  int samples;   // present; none where the plane lies outside the tensor
+};
+
+// Calls `fill` with the lines of a box, where they begin and where their rows lie.
+template <typename T, typename Fill>
+__device__ __forceinline__ void fill_box_lines(const WgmmaDataArguments& args,
+                                               const WgmmaShared& shared, uint32_t box,
+                                               const BoxSource<T>& from, const Fill& fill) {
   const BoxShape& shape = args.sizes.box;
   const int stride_n = static_cast<int>(args.operand.stride[0]);
   const int stride_h = static_cast<int>(args.operand.stride[3]);
-  const FilledLines lines{shape.lines,
-                          from.x,
-                          shape.span_w,
-                          args.plan.axes[2].operand_extent,
-                          args.plan.chunk_units,
-                          from.channels,
-                          args.sizes.fill_unit_bits,
-                          kFillThreads};
-  const auto line_source = [&](int line) {
-    const int sample = shape.sample_of_line(line);
-    const int y = from.y + line - sample * shape.span_h;
-    const bool inside = sample < from.samples && inside_extent(y, args.plan.axes[1].operand_extent);
-    return LineSource<T>{from.source + (inside ? sample * stride_n + y * stride_h : 0), inside};
-  };
-  const auto row_of = [&](int line, int column) {
-    return static_cast<int>(shared.places[line * shape.span_w + column] & 0xffff);
-  };
-  fill_transposed<T, kRun, fill_units(kRun, sizeof(T)), kRun == 1 ? 0 : -1>(
-      lines, {box, shape.width, shape.bytes()}, args.operand.stride[1],
-      kRun > 1 ? 1 : static_cast<int>(args.operand.stride[4]), thread, line_source, row_of);
+  fill(
+      FilledLines{shape.lines, from.x, shape.span_w, args.plan.axes[2].operand_extent,
+                  args.plan.chunk_units, from.channels},
+      SwizzledRows{box, shape.width, shape.bytes()},
+      [&](int line) {
+        const int sample = shape.sample_of_line(line);
+        const int y = from.y + line - sample * shape.span_h;
+        const bool inside =
+            sample < from.samples && inside_extent(y, args.plan.axes[1].operand_extent);
+        return LineSource<T>{from.source + (inside ? sample * stride_n + y * stride_h : 0), inside};
+      },
+      [&](int line, int column) {
+        return static_cast<int>(shared.places[line * shape.span_w + column] & 0xffff);
+      });
 }
 
-// Fills boxes in the order in which the consumers take them up. kMostRun 0: one thread, through the
-// copy engine; else seven warps, with runs of at most so many elements.
-template <typename T, int kMostRun>
+enum class BoxFill { kCopyEngine, kWholeRuns, kWords, kElements };
+
+// Fills boxes in the order in which the consumers take them up: one thread through the copy engine,
+// or seven warps.
+template <typename T, BoxFill kFill>
 __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared, int thread) {
   const WgmmaDataPlan& plan = args.plan;
   const WgmmaDataSizes& sizes = args.sizes;
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
   const int fresh = box_advance(d);
+  constexpr bool kByWarps = kFill != BoxFill::kCopyEngine;
+  constexpr bool kCopies = kByWarps && kFill != BoxFill::kElements;
+  constexpr int kRun = (kFill == BoxFill::kWholeRuns ? 16 : 4) / static_cast<int>(sizeof(T));
+  TransposedFill<T, kFillWarps, kFillDepth> copies(shared.fill_staging, thread / 32);
   RingCursor cursor;
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     // In shared memory, because registers are short here.
     const WorkItem& item = shared.items[thread / 32];
-    if (kMostRun != 0) __syncwarp();  // all have left the item before
+    if (kByWarps) __syncwarp();  // all have left the item before
     if (thread % 32 == 0) shared.items[thread / 32] = WorkItem(args, static_cast<int>(index));
-    if (kMostRun != 0) __syncwarp();
+    if (kByWarps) __syncwarp();
     // A window of boxes per position, column tile and chunk, or what each position has anew.
     const int positions = item.last_d - item.first_d;
     const int boxes = sizes.chunks > 1 ? positions * (item.last_column - item.first_column) *
@@ -158,15 +157,16 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
         z = later < 0 ? i : d.operand_step * (later / fresh + 1) + d.window - fresh + later % fresh;
       }
       z += d.operand_step * item.first_d + d.origin;
-      // A new barrier counts as having completed the phase before its first.
-      barrier_wait(shared.box_empty(cursor.slot), cursor.parity ^ 1);
       const int y = h.operand_step * item.h + h.origin;
       const int x = w.operand_step * item.w + w.origin;
-      const int offset = cursor.slot * sizes.box_bytes;
-      const uint32_t full = shared.box_full(cursor.slot);
-      if constexpr (kMostRun == 0) {
-        fill_box_tensor(args, shared.boxes + offset, full,
-                        item.group * args.operand_channels + channel, x, y, z, item.n);
+      const uint32_t box = shared.boxes + cursor.slot * sizes.box_bytes;
+      const uint32_t full = shared.box_full(cursor.slot), empty = shared.box_empty(cursor.slot);
+      // A new barrier counts as having completed the phase before its first.
+      const uint32_t parity = cursor.parity ^ 1;
+      if (!kCopies) barrier_wait(empty, parity);
+      if constexpr (!kByWarps) {
+        fill_box_tensor(args, box, full, item.group * args.operand_channels + channel, x, y, z,
+                        item.n);
       } else {
         const BoxSource<T> from{
             static_cast<const T*>(args.operand.data) + item.n * args.operand.stride[0] +
@@ -175,24 +175,29 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                 z * args.operand.stride[2],
             y, x, min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
             inside_extent(z, d.operand_extent) ? item.samples : 0};
-        const uint32_t box = shared.boxes + offset;
-        if constexpr (kMostRun > 1) {
-          if (plan.fill_run == kWgmmaUnitElements<T>)
-            fill_box_runs<T, kWgmmaUnitElements<T>>(args, shared, box, from, thread);
-          else if (sizeof(T) == 2 && plan.fill_run == 2)
-            fill_box_runs<T, sizeof(T) == 2 ? 2 : 1>(args, shared, box, from, thread);
-          else
-            fill_box_runs<T, 1>(args, shared, box, from, thread);
+        fill_box_lines(args, shared, box, from,
+                       [&](const FilledLines& lines, const SwizzledRows& rows,
+                           const auto& line_source, const auto& row_of) {
+                         const auto stride_w = static_cast<int>(args.operand.stride[4]);
+                         if constexpr (kCopies)
+                           copies.template fill<kRun>(lines, rows, args.operand.stride[1], stride_w,
+                                                      empty, parity, line_source, row_of);
+                         else
+                           fill_elements<2, T>(lines, rows, args.operand.stride[1], stride_w,
+                                               thread, kFillThreads, line_source, row_of);
+                       });
+        if constexpr (kCopies) {
+          copies.end_box(empty, parity);
         } else {
-          fill_box_runs<T, 1>(args, shared, box, from, thread);
+          fence_for_wgmma();
+          __syncwarp();
+          if (thread % 32 == 0) barrier_arrive(full);
         }
-        fence_for_wgmma();
-        __syncwarp();
-        if (thread % 32 == 0) barrier_arrive(full);
       }
       cursor.advance(shared.box_slots);
     }
   }
+  if (kCopies) copies.flush();
 }
 
 }  // namespace convt3d

@@ -3,19 +3,13 @@
 #include <algorithm>
 #include <limits>
 
+#include "transposed_fill_sizes.h"
+
 namespace convt3d {
 namespace {
 
 int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
-}
-
-// Must agree with WgmmaShared (wgmma_data_tables.cuh).
-int64_t wgmma_table_bytes(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, int64_t groups) {
-  return sizes.column_tiles * kColumnPlaceBytes + kFillWarps * kWorkItemBytes +
-         4 * 2 * 64 * static_cast<int64_t>(plan.blocks) +
-         4 * static_cast<int64_t>(sizes.box.lines) * sizes.box.span_w + 4 * (sizes.taps + 1) +
-         4 * groups * sizes.channel_tiles * plan.columns;
 }
 
 }  // namespace
@@ -41,9 +35,6 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.segments = ceil_div(d.positions, plan.segment);
   sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan), plan.samples);
   sizes.box_bytes = sizes.box.bytes() * (plan.chunk_units / sizes.box.width);
-  while (2 << sizes.fill_unit_bits <= plan.fill_run &&
-         plan.chunk_units % (2 << sizes.fill_unit_bits) == 0)
-    ++sizes.fill_unit_bits;
   sizes.part_bytes = plan.stage_units * product_columns(plan) * kWgmmaUnitBytes;
   sizes.stage_bytes = plan.stage_parts * sizes.part_bytes;
   for (const WindowAxis& axis : plan.axes)
@@ -51,7 +42,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
       sizes.empty_planes = sizes.empty_planes || axis.taps_of(plane) == 0;
   sizes.taps = d.taps() * h.taps() * (plan.merged_taps > 0 ? 1 : w.taps());
   const int64_t repeated = static_cast<int64_t>(sizes.channel_tiles) * sizes.chunks;
-  const int tap_parts = plan.chunk_units / plan.stage_units;
+  const int tap_parts = sizes.tap_parts = plan.chunk_units / plan.stage_units;
   sizes.parts = repeated * sizes.taps * tap_parts;
   const bool all_w = plan.merged_taps > 0 || plan.w_planes > 1;
   for (int plane_d = 0; plane_d < d.planes; ++plane_d)
@@ -71,15 +62,23 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
           : int64_t{4} * kConsumerWarps * 2 * kStagedChannels *
                 staging_pitch_words(64 * plan.blocks * plan.w_planes / plan.unit_elements);
   int64_t at = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes;
-  const auto place = [&at](int64_t bytes) {
-    at = round_up(at, 128);
+  const auto place = [&at](int64_t bytes, int alignment = 128) {
+    at = round_up(at, alignment);
     const int64_t begin = at;
     at += bytes;
     return static_cast<int>(begin);
   };
   sizes.weights_at = place(static_cast<int64_t>(plan.weight_slots) * sizes.stage_bytes);
   sizes.staging_at = place(staging_bytes);
-  sizes.tables_at = place(wgmma_table_bytes(plan, sizes, problem.groups));
+  const bool copies = !result_channels_last && plan.fill_run != 0 &&
+                      copies_runs(plan.fill_run, 16 / plan.unit_elements);
+  sizes.fill_staging_at = place(copies ? kFillWarps * kFillDepth * kFillBatchBytes : 0);
+  sizes.columns_at = place(sizes.column_tiles * kColumnPlaceBytes);
+  sizes.items_at = place(kFillWarps * kWorkItemBytes, 4);
+  sizes.rows_at = place(int64_t{4} * 2 * 64 * plan.blocks, 4);
+  sizes.places_at = place(int64_t{4} * sizes.box.places, 4);
+  sizes.taps_at = place(int64_t{4} * (sizes.taps + 2), 4);
+  sizes.bias_at = place(int64_t{4} * problem.groups * sizes.channel_tiles * plan.columns, 4);
   sizes.barriers_at = place(8 * (2 * plan.box_slots + 2 * plan.weight_slots));
   // Flattened tiles read rows past a box's end (and never store what they make of them): there must
   // be memory.

@@ -10,6 +10,7 @@ constexpr int kWgmmaUnitBytes = 16;
 constexpr int kConsumerWarps = 8;
 constexpr int kFillWarps = 7;
 constexpr int kFillThreads = 32 * kFillWarps;
+constexpr int kFillDepth = 2;  // batches (transposed_fill.cuh) of a warp: more would spill
 
 // Staging of contiguous results: a warp's sums of eight channels, twice. The odd number of 16-byte
 // units from one channel to the next spreads them over all banks.
@@ -72,13 +73,14 @@ struct WgmmaDataSizes {
   int sample_tiles, tiles_h, tiles_w, segments;
   BoxShape box;
   int box_bytes, part_bytes, stage_bytes;
-  int fill_unit_bits;  // log2 of the units that neighbouring filling threads take
-  bool empty_planes;   // some result plane has no tap
-  int taps;            // entries of the list of taps: merged taps are one
-  int64_t parts;       // of one group's weights
-  int64_t stages;      // weight stages of one group: none holds parts of two column tiles or chunks
-  bool resident;       // every stage has its own slot
-  int weights_at, staging_at, tables_at, barriers_at, shared_bytes;
+  bool empty_planes;  // some result plane has no tap
+  int taps;           // entries of the list of taps: merged taps are one
+  int tap_parts;      // of a tap and chunk
+  int64_t parts;      // of one group's weights
+  int64_t stages;     // weight stages of one group: none holds parts of two column tiles or chunks
+  bool resident;      // every stage has its own slot
+  int weights_at, staging_at, fill_staging_at, barriers_at, shared_bytes;
+  int columns_at, items_at, rows_at, places_at, taps_at, bias_at;  // tables
   int64_t items;
   int64_t packed_bytes;
 };

@@ -35,78 +35,116 @@ struct ResultTile {
 };
 
 // ---- Channels-last -----------------------------------------------------------------------------
-// Eight (in a last half, four; in a last quarter, two) neighbouring channels of a position at a
-// time.
+// Calls `body` with the columns that a thread owns side by side: how many at a time (eight; in a
+// last half four, in a last quarter two), the first of four threads' and the first of its own.
+template <int kColumns, typename Body>
+__device__ __forceinline__ void for_owned_columns(const Body& body) {
+  const int thread = static_cast<int>(threadIdx.x % 4);
+#pragma unroll
+  for (int first = 0; first + 32 <= kColumns; first += 32)
+    body(std::integral_constant<int, 8>{}, first, first + 8 * thread);
+  if constexpr (kColumns % 32 >= 16)
+    body(std::integral_constant<int, 4>{}, kColumns / 32 * 32, kColumns / 32 * 32 + 4 * thread);
+  if constexpr (kColumns % 16 >= 8)
+    body(std::integral_constant<int, 2>{}, kColumns / 16 * 16, kColumns / 16 * 16 + 2 * thread);
+}
+
+// The results of a row, at `position`: two sums of every four from `sums` on.
+template <bool kInVectors, typename T, int kColumns>
+__device__ __forceinline__ void store_row(T* position, const float* sums, int channels,
+                                          const float* bias) {
+  for_owned_columns<kColumns>(
+      [&]<int kOwned>(std::integral_constant<int, kOwned>, int first, int own) {
+        constexpr int kVector = 4 * kWordElements<T>;
+        constexpr int kCount = kOwned < kVector ? kOwned : kVector;
+#pragma unroll
+        for (int part = 0; part < kOwned; part += kVector) {
+          const int channel = own + part;
+          if (channel >= channels) continue;
+          uint32_t words[4];
+#pragma unroll
+          for (int j = 0; j < kCount; j += 2) {
+            const float* const pair = sums + first / 2 + (part + j) * 2;
+            if constexpr (kWordElements<T> == 1) {
+              words[j] = __float_as_uint(pair[0] + bias[channel + j]);
+              words[j + 1] = __float_as_uint(pair[1] + bias[channel + j + 1]);
+            } else {
+              words[j / 2] = pack_pair<T>(pair[0], pair[1]);
+            }
+          }
+          T* const target = position + channel;
+          if constexpr (!kInVectors) {
+            using Bits = BitsOf<T>;
+#pragma unroll
+            for (int i = 0; i < kCount; ++i)
+              if (channel + i < channels)
+                reinterpret_cast<Bits*>(target)[i] = static_cast<Bits>(
+                    words[i / kWordElements<T>] >> (8 * sizeof(T) * (i % kWordElements<T>)));
+          } else if constexpr (kCount == kVector) {
+            store_vector(target, words);
+          } else if constexpr (kCount * 2 == kVector) {
+            store_half_vector(target, words);
+          } else {
+            *reinterpret_cast<uint32_t*>(target) = words[0];
+          }
+        }
+      });
+}
+
 template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
-__device__ __forceinline__ void store_channels_last(
-    const WgmmaDataArguments& args, const ResultTile<T>& to,
-    const float (&sums)[kBlocks][kSlots][kColumns / 2], const unsigned* rows, int lane) {
+__device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& args,
+                                                    const ResultTile<T>& to,
+                                                    float (&sums)[kBlocks][kSlots][kColumns / 2],
+                                                    const unsigned* rows, int lane) {
   const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
   const int stride_n = static_cast<int>(args.result.stride[0]);
   const int stride_h = static_cast<int>(args.result.stride[3]);
   const int stride_w = static_cast<int>(args.result.stride[4]);
-  [[maybe_unused]] const bool has_bias = args.bias.data != nullptr;
+  // Zeros where there is no bias. float32 adds it when it stores: without an operation in between,
+  // ptxas spills.
+  if constexpr (kWordElements<T> > 1)
+    for_owned_columns<kColumns>(
+        [&]<int kOwned>(std::integral_constant<int, kOwned>, int first, int own) {
 #pragma unroll
-  for (int block = 0; block < kBlocks; ++block) {
+          for (int j = 0; j < kOwned; j += 2) {
+            const float bias[2] = {to.bias[own + j], to.bias[own + j + 1]};
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const unsigned row = rows[(half * kBlocks + block) * 8 + lane / 4];
-      const TilePosition at = unpack_position(row);
-      const int y = axis_h.result_step * (to.h + at.h) + to.plane_h;
-      if (row >= to.end || y >= axis_h.result_extent) continue;
+            for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
-      for (int p = 0; p < kPlanes; ++p) {
-        const int x = axis_w.result_step * (to.w + at.w) + (kPlanes > 1 ? p : to.plane_w);
-        if (x >= axis_w.result_extent) continue;
-        T* const position = to.base + at.sample * stride_n + y * stride_h + x * stride_w;
-        // Columns from `first` on, of which a thread owns 4 x kOwned.
-        const auto store_columns = [&]<int kOwned>(std::integral_constant<int, kOwned>, int first) {
-          constexpr int kVector = 4 * kWordElements<T>;
-          constexpr int kCount = kOwned < kVector ? kOwned : kVector;
+              for (int p = 0; p < kPlanes; ++p)
 #pragma unroll
-          for (int part = 0; part < kOwned; part += kVector) {
-            const int channel = first + kOwned * static_cast<int>(threadIdx.x % 4) + part;
-            if (channel >= to.channels) continue;
-            uint32_t words[4];
-#pragma unroll
-            for (int j = 0; j < kCount; j += 2) {
-              const float* pair = &sums[block][p][first / 2 + (part + j) * 2 + half * 2];
-              const float* const bias = to.bias + channel + j;
-              if constexpr (kWordElements<T> == 1) {
-                words[j] = __float_as_uint(pair[0] + bias[0]);
-                words[j + 1] = __float_as_uint(pair[1] + bias[1]);
-              } else {
-                // Without the condition some instances spill.
-                words[j / 2] = has_bias ? pack_pair<T>(pair[0] + bias[0], pair[1] + bias[1])
-                                        : pack_pair<T>(pair[0], pair[1]);
-              }
-            }
-            T* const target = position + channel;
-            if (!args.result_in_vectors) {
-              using Bits = BitsOf<T>;
-#pragma unroll
-              for (int i = 0; i < kCount; ++i)
-                if (channel + i < to.channels)
-                  reinterpret_cast<Bits*>(target)[i] = static_cast<Bits>(
-                      words[i / kWordElements<T>] >> (8 * sizeof(T) * (i % kWordElements<T>)));
-            } else if constexpr (kCount == kVector) {
-              store_vector(target, words);
-            } else if constexpr (kCount * 2 == kVector) {
-              store_half_vector(target, words);
-            } else {
-              *reinterpret_cast<uint32_t*>(target) = words[0];
-            }
+                for (int i = 0; i < 4; ++i) sums[block][p][first / 2 + j * 2 + i] += bias[i % 2];
           }
-        };
+        });
 #pragma unroll
-        for (int first = 0; first + 32 <= kColumns; first += 32)
-          store_columns(std::integral_constant<int, 8>{}, first);
-        if constexpr (kColumns % 32 >= 16)
-          store_columns(std::integral_constant<int, 4>{}, kColumns / 32 * 32);
-        if constexpr (kColumns % 16 >= 8)
-          store_columns(std::integral_constant<int, 2>{}, kColumns / 16 * 16);
+  for (int p = 0; p < kPlanes; ++p) {
+    // Of all rows first, so that their latencies overlap.
+    int offsets[kBlocks][2];  // negative: no result
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const unsigned row = rows[(half * kBlocks + block) * 8 + lane / 4];
+        const TilePosition at = unpack_position(row);
+        const int y = axis_h.result_step * (to.h + at.h) + to.plane_h;
+        const int x = axis_w.result_step * (to.w + at.w) + (kPlanes > 1 ? p : to.plane_w);
+        const bool exists = row < to.end && y < axis_h.result_extent && x < axis_w.result_extent;
+        offsets[block][half] = exists ? at.sample * stride_n + y * stride_h + x * stride_w : -1;
       }
     }
+    const auto store_rows = [&]<bool kInVectors>(std::bool_constant<kInVectors>) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          if (offsets[block][half] >= 0)
+            store_row<kInVectors, T, kColumns>(to.base + offsets[block][half],
+                                               &sums[block][p][2 * half], to.channels, to.bias);
+    };
+    if (args.result_in_vectors)
+      store_rows(std::true_type{});
+    else
+      store_rows(std::false_type{});
   }
 }
 

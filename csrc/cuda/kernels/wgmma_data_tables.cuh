@@ -146,12 +146,12 @@ struct ColumnPlace {  // a column tile
 };
 struct WgmmaShared {
   uint32_t boxes, weights, barriers;
-  char* staging;
+  char *staging, *fill_staging;
   ColumnPlace* columns;
   WorkItem* items;   // one per filling warp
   unsigned* rows;    // pack_position() of a row within the tile, or kNoPosition
   unsigned* places;  // per operand coordinate of a box: line << 24 | x << 16 | row
-  unsigned* taps;    // box << 24 | row in units, in the order of first_tap, and one more
+  unsigned* taps;    // box << 24 | row in units, in the order of first_tap, and two more
   float* bias;       // of all channels, tiles padded; zeros for none
   int box_slots, weight_slots;
 
@@ -160,17 +160,18 @@ struct WgmmaShared {
         weights(boxes + args.sizes.weights_at),
         barriers(boxes + args.sizes.barriers_at),
         staging(base + args.sizes.staging_at),
-        columns(reinterpret_cast<ColumnPlace*>(base + args.sizes.tables_at)),
-        items(reinterpret_cast<WorkItem*>(columns + args.sizes.column_tiles)),
-        rows(reinterpret_cast<unsigned*>(items + kFillWarps)),
-        places(rows + 2 * 64 * args.plan.blocks),
-        taps(places + args.sizes.box.lines * args.sizes.box.span_w),
-        bias(reinterpret_cast<float*>(taps + args.sizes.taps + 1)),
+        fill_staging(base + args.sizes.fill_staging_at),
+        columns(reinterpret_cast<ColumnPlace*>(base + args.sizes.columns_at)),
+        items(reinterpret_cast<WorkItem*>(base + args.sizes.items_at)),
+        rows(reinterpret_cast<unsigned*>(base + args.sizes.rows_at)),
+        places(reinterpret_cast<unsigned*>(base + args.sizes.places_at)),
+        taps(reinterpret_cast<unsigned*>(base + args.sizes.taps_at)),
+        bias(reinterpret_cast<float*>(base + args.sizes.bias_at)),
         box_slots(args.plan.box_slots),
         weight_slots(args.plan.weight_slots) {}
 
-  __device__ uint32_t box_full(int slot) const { return barriers + 8 * slot; }
-  __device__ uint32_t box_empty(int slot) const { return barriers + 8 * (box_slots + slot); }
+  __device__ uint32_t box_full(int slot) const { return barriers + 16 * slot; }
+  __device__ uint32_t box_empty(int slot) const { return barriers + 16 * slot + 8; }
   __device__ uint32_t weight_full(int slot) const { return barriers + 8 * (2 * box_slots + slot); }
   __device__ uint32_t weight_empty(int slot) const {
     return barriers + 8 * (2 * box_slots + weight_slots + slot);
@@ -218,7 +219,7 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
         in_run < run_rows && at.sample < plan.samples && at.h < plan.tile_h && at.w < plan.tile_w;
     shared.rows[i] = exists ? pack_position(at) : kNoPosition;
   }
-  for (int i = threadIdx.x; i < box.lines * box.span_w; i += kWgmmaThreads) {
+  for (int i = threadIdx.x; i < box.places; i += kWgmmaThreads) {
     const int line = i / box.span_w, x = i % box.span_w;
     const int sample = box.sample_of_line(line), y = line - sample * box.span_h;
     shared.places[i] =

@@ -67,12 +67,6 @@ CONVT3D_HOST_DEVICE inline int swizzled_unit(int row, int unit, int width) {
   return first + ((unit ^ first >> 3) & (width - 1));
 }
 
-// 16-byte units that a thread loads before it stores any, where a load takes `run` neighbours along
-// w (transposed_fill.cuh; wgmma_data): as many as its registers hold.
-constexpr int fill_units(int run, int element_bytes) {
-  return run * element_bytes == 16 ? 1 : element_bytes;
-}
-
 // A tile of the operand in one plane of depth ("box"), of one or several samples: a row is one
 // (sample, h, w) with `width` 16-byte units of channels. Rows are sorted by residue modulo
 // operand_step, so that neighbouring positions read neighbouring rows. Several samples are whole
@@ -81,6 +75,7 @@ struct BoxShape {
   int width;
   int span_h, span_w;  // operand coordinates covered, of one sample
   int lines;           // span_h of all samples
+  int places;          // operand coordinates, of all samples
   int line_factor;     // of 2^-16: lines to samples
   int halo_h, halo_w;  // of one residue; halo_w is the distance of neighbouring positions along h
   int sample_rows;     // distance of neighbouring samples
@@ -125,6 +120,7 @@ CONVT3D_HOST_DEVICE inline BoxShape box_shape(const WindowAxis& h, const WindowA
   box.span_h = shared ? h.operand_step * box.halo_h : h.span(tile_h);
   box.span_w = shared ? w.operand_step * box.halo_w : w.span(tile_w);
   box.lines = samples * box.span_h;
+  box.places = box.lines * box.span_w;
   box.line_factor = ((1 << 16) + box.span_h - 1) / box.span_h;
   box.sample_rows = box.halo_h * box.halo_w;
   box.filled = samples * box.sample_rows;

@@ -37,7 +37,6 @@ cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
       fill.tensor = tensor;
       fill.lines = box.lines_of_memory;
       fill.run = run;
-      fill.unit_bits = box.unit_bits;
       fill.units = box.units;
       fill.channels = box.channels;
       fill.slice = box.slice;

@@ -29,7 +29,7 @@
 namespace convt3d {
 
 // Together those that the block starts with, 168 of each thread.
-constexpr int kContractRegisters = 208, kContractFillRegisters = 88;
+constexpr int kContractRegisters = 192, kContractFillRegisters = 120;
 
 // ---- Products ----------------------------------------------------------------------------------
 template <int kTiles, int kSums>

@@ -1,5 +1,5 @@
 // The producing warps of the WGMMA grad_weight kernel (wgmma_grad_weight.cuh): tiles of both
-// operands through the copy engine by one thread, or by four warps, which load along w and
+// operands through the copy engine by one thread, or by four warps, which read along w and
 // transpose.
 #pragma once
 
@@ -72,10 +72,16 @@ __device__ inline void fill_by_copies(const WgmmaGradWeightArguments& args,
 }
 
 // ---- Four warps --------------------------------------------------------------------------------
+template <typename T>
+using ContractionCopies = TransposedFill<T, kContractFillThreads / 32, kContractFillDepth>;
+
+// Fills the boxes of one operand: runs are on their way then, elements are stored.
 template <typename T, int kRun>
 __device__ __forceinline__ void fill_boxes_of(const WgmmaGradWeightArguments& args,
-                                              const ContractionShared& shared, uint32_t stage,
-                                              const ContractionTile& tile, int moves, int thread) {
+                                              const ContractionShared& shared,
+                                              ContractionCopies<T>& copies, int stage,
+                                              uint32_t parity, const ContractionTile& tile,
+                                              int moves, int thread) {
   const ContractionFill& fill = args.fills[moves];
   const FilledOperand& operand = shared.operands[moves];
   const FilledLine* const table = shared.lines + (moves ? args.sizes.still.most_lines : 0);
@@ -86,8 +92,9 @@ __device__ __forceinline__ void fill_boxes_of(const WgmmaGradWeightArguments& ar
   const int samples = args.batch - tile.n;
   const FilledLines lines{operand.lines,     fill.lines.step_w * tile.w + fill.origin_w,
                           fill.lines.span(), fill.extent_w,
-                          fill.units,        operand.channels,
-                          fill.unit_bits,    kContractFillThreads};
+                          fill.units,        operand.channels};
+  const SwizzledRows rows{shared.stages + stage * args.sizes.stage_bytes + fill.boxes_at,
+                          fill.width, fill.block_bytes};
   const auto line_source = [&](int index) {
     const FilledLine line = table[index];
     const bool inside = line.sample < samples &&
@@ -101,44 +108,50 @@ __device__ __forceinline__ void fill_boxes_of(const WgmmaGradWeightArguments& ar
     const int row = table[index].row + fill.lines.rows_to(column);
     return row < operand.rows ? row : -1;
   };
-  fill_transposed<T, kRun, contract_fill_units(kRun), contract_unit_bits(kRun)>(
-      lines, {stage + fill.boxes_at, fill.width, fill.block_bytes}, fill.tensor.stride[1],
-      kRun > 1 ? 1 : static_cast<int>(fill.tensor.stride[4]), thread, line_source, row_of);
+  const auto stride_w = static_cast<int>(fill.tensor.stride[4]);
+  const uint32_t empty = shared.empty(stage);
+  if constexpr (copies_runs(kRun, sizeof(T))) {
+    copies.template fill<kRun>(lines, rows, fill.tensor.stride[1], stride_w, empty, parity,
+                               line_source, row_of);
+  } else {
+    copies.flush();
+    barrier_wait(empty, parity);
+    fill_elements<4, T>(lines, rows, fill.tensor.stride[1], stride_w, thread, kContractFillThreads,
+                        line_source, row_of);
+  }
 }
 
 template <typename T>
 __device__ inline void fill_by_warps(const WgmmaGradWeightArguments& args,
                                      const ContractionShared& shared, const PositionRange& range,
                                      int first, int last, int thread) {
+  ContractionCopies<T> copies(shared.fill_staging, thread / 32);
   int stage = 0;
   uint32_t parity = 1;
 #pragma unroll 1
   for (int index = first; index < last; ++index) {
     const ContractionTile tile(args, range, index);
-    barrier_wait(shared.empty(stage), parity);
-    const uint32_t boxes = shared.stages + stage * args.sizes.stage_bytes;
 #pragma unroll 1
     for (int moves = 0; moves < 2; ++moves) {
       switch (args.fills[moves].run) {
         case 8:
-          fill_boxes_of<T, 8>(args, shared, boxes, tile, moves, thread);
+          fill_boxes_of<T, 8>(args, shared, copies, stage, parity, tile, moves, thread);
           break;
         case 2:
-          fill_boxes_of<T, 2>(args, shared, boxes, tile, moves, thread);
+          fill_boxes_of<T, 2>(args, shared, copies, stage, parity, tile, moves, thread);
           break;
         default:
-          fill_boxes_of<T, 1>(args, shared, boxes, tile, moves, thread);
+          fill_boxes_of<T, 1>(args, shared, copies, stage, parity, tile, moves, thread);
           break;
       }
     }
-    fence_for_wgmma();
-    __syncwarp();
-    if (thread % 32 == 0) barrier_arrive(shared.full(stage));
+    copies.end_box(shared.empty(stage), parity);
     if (++stage == args.plan.stages) {
       stage = 0;
       parity ^= 1;
     }
   }
+  copies.flush();
 }
 
 }  // namespace convt3d

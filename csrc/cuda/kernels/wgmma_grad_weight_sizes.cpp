@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "transposed_fill_sizes.h"
+
 namespace convt3d {
 namespace {
 
@@ -21,18 +23,6 @@ void set_slice(ContractionBox& box, int slice) {
   box.slices = static_cast<int>(ceil_of(box.channels, slice));
   box.width = slice <= 16 ? 2 : slice <= 32 ? 4 : 8;
   box.blocks = static_cast<int>(ceil_of(slice, 8 * box.width));
-}
-
-// As many neighbouring threads as there are units in a row, up to a run's length, take
-// neighbouring units, but hardly any unit that is only padding.
-void set_units(ContractionBox& box, int run) {
-  const int units = static_cast<int>(ceil_of(std::min(box.slice, box.channels), 8));
-  const auto padded = [&](int bits) { return static_cast<int>(round_up(units, 1 << bits)); };
-  box.unit_bits = contract_unit_bits(run);
-  if (box.unit_bits < 0)
-    for (box.unit_bits = 0; 2 << box.unit_bits <= std::min(run, box.width); ++box.unit_bits)
-      if (3 * padded(box.unit_bits + 1) > 4 * units) break;
-  box.units = padded(box.unit_bits);
 }
 
 }  // namespace
@@ -87,8 +77,8 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
     moving.lines_of_memory =
         box_lines(1, 1, plan.samples, moving.lines, moving.pitch, moving.blocks * moving.rows);
     moving.most_lines = plan.samples * moving.lines;
-    set_units(still, plan.still_run);
-    set_units(moving, plan.moving_run);
+    for (ContractionBox* box : {&still, &moving})
+      box->units = static_cast<int>(ceil_of(std::min(box->slice, box->channels), 8));
   }
   sizes.tiles_h = static_cast<int>(ceil_of(h.positions, plan.tile_h));
   sizes.tiles_w = static_cast<int>(ceil_of(w.positions, plan.tile_w));
@@ -111,6 +101,9 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
     at = round_up(
         at + 2 * kFilledOperandBytes + kFilledLineBytes * (still.most_lines + moving.most_lines),
         16);
+  sizes.fill_staging_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
+  if (std::max(plan.still_run, plan.moving_run) > 1)
+    at += kContractFillThreads / 32 * kContractFillDepth * kFillBatchBytes;
   sizes.barriers_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
   at += 16 * plan.stages;
   sizes.shared_bytes = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));

@@ -40,8 +40,7 @@ struct ContractionBox {
   // Filled by warps.
   BoxLines lines_of_memory;
   int most_lines;  // of a block's boxes
-  int units;       // to fill, a multiple of 1 << unit_bits
-  int unit_bits;   // neighbouring threads take 1 << unit_bits units
+  int units;       // to fill
 
   CONVT3D_HOST_DEVICE int block_bytes() const { return rows * width * 16; }
   CONVT3D_HOST_DEVICE int bytes() const { return boxes * blocks * block_bytes(); }
@@ -49,10 +48,7 @@ struct ContractionBox {
 
 // Threads that fill boxes where the copy engine does not, and the tables they use.
 constexpr int kContractFillThreads = 128;
-// 16-byte units that a thread loads before it stores any: 32 registers. Neighbouring threads take
-// 1 << bits units, which must be known at compile time (not negative) where registers are short.
-constexpr int contract_fill_units(int run) { return run == 8 ? 1 : 4; }
-constexpr int contract_unit_bits(int run) { return run == 8 ? -1 : 0; }
+constexpr int kContractFillDepth = 4;  // batches (transposed_fill.cuh) of a warp
 constexpr int kFilledOperandBytes = 24, kFilledLineBytes = 8;
 
 // Facts that follow from a problem and a plan.
@@ -63,7 +59,7 @@ struct WgmmaGradWeightSizes {
   int tiles_h, tiles_w, sample_tiles;
   int steps;  // of 16 positions per tile
   int stage_bytes, moving_at;
-  int tables_at, lines_at, barriers_at, shared_bytes;
+  int tables_at, lines_at, fill_staging_at, barriers_at, shared_bytes;
   int64_t jobs;             // blocks per split
   int64_t slots;            // partial results per weight
   int64_t partials;         // sums of one slot

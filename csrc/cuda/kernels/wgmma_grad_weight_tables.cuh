@@ -14,7 +14,7 @@ constexpr int kContractThreads = 3 * kWarpgroupThreads;  // two warpgroups multi
 struct ContractionFill {
   TensorPointer tensor;
   BoxLines lines;
-  int run, unit_bits, units;
+  int run, units;
   int channels, slice;             // per group
   int extent_h, extent_w, step_d;  // of the tensor, from a position to the next
   int origin_h, origin_w;          // coordinates of position 0
@@ -88,6 +88,7 @@ struct ContractionShared {
   unsigned* offsets;        // the same of a tap tile
   FilledOperand* operands;  // still, moving
   FilledLine* lines;        // of the still one, then of the moving one
+  char* fill_staging;
 
   __device__ ContractionShared(char* base, const WgmmaGradWeightArguments& args)
       : stages(shared_address(base)),
@@ -95,7 +96,8 @@ struct ContractionShared {
         steps(reinterpret_cast<unsigned*>(base + args.sizes.tables_at)),
         offsets(steps + args.sizes.steps),
         operands(reinterpret_cast<FilledOperand*>(base + args.sizes.lines_at)),
-        lines(reinterpret_cast<FilledLine*>(operands + 2)) {}
+        lines(reinterpret_cast<FilledLine*>(operands + 2)),
+        fill_staging(base + args.sizes.fill_staging_at) {}
   __device__ uint32_t full(int stage) const { return barriers + 16 * stage; }
   __device__ uint32_t empty(int stage) const { return barriers + 16 * stage + 8; }
 };
