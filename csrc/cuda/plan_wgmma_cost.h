@@ -9,7 +9,7 @@
 
 namespace convt3d {
 
-constexpr double kMemoryBytes = 18;  // of tensors, per clock and multiprocessor
+constexpr double kMemoryBytes = 17;  // of tensors, per clock and multiprocessor
 
 // A 64-row product of so many columns and one k-step: the matrix unit, or operands from shared
 // memory.

@@ -1,16 +1,14 @@
-// Rows of channels in shared memory from a tensor in which w, not the channel,
-// is fastest.
+// Rows of channels in shared memory from a tensor in which w, not the channel, is fastest.
 //
 //   memory   channel, line, w
-//   staging  blocks of eight neighbours along w, their channels of one 16-byte
-//   unit: 128 bytes shared   a row per position: its channels side by side, in
-//   16-byte units that are exchanged
+//   staging  blocks of eight neighbours along w, their channels of one 16-byte unit: 128 bytes
+//   shared   a row per position: its channels side by side, in 16-byte units that are exchanged
 //            among each other as the matrix units expect it (swizzle)
 //
-// A warp copies a batch of blocks after the other to its staging memory
-// (cp.async), without waiting, and transposes the batch before meanwhile
-// (ldmatrix and stmatrix; float32: through registers). Where neighbours along w
-// share no aligned word, threads load, transpose and store elements.
+// A warp copies one batch of blocks after the other to its staging memory (cp.async), without
+// waiting, and transposes an earlier one meanwhile (ldmatrix and stmatrix; float32: through
+// registers). Where neighbours along w share no aligned word, threads load, transpose and store
+// elements.
 #pragma once
 
 #include <type_traits>
@@ -22,8 +20,8 @@
 
 namespace convt3d {
 
-// Where row and unit stand: `width` units (2, 4 or 8) of each row side by side,
-// blocks of those one after the other.
+// Where row and unit stand: `width` units (2, 4 or 8) of each row side by side, blocks of those one
+// after the other.
 struct SwizzledRows {
   uint32_t base;
   int width, block_bytes;
@@ -63,10 +61,9 @@ class TransposedFill {
         lane_(static_cast<int>(threadIdx.x) % 32),
         next_(warp) {}
 
-  // `line_source(line)` gives a LineSource, `row_of(line, column)` the row of
-  // column x + `column` or a negative number for none. Runs of kRun neighbours
-  // begin on boundaries of their size (4, 8 or 16 bytes) in memory, and
-  // `extent` is a multiple of kRun; only single ones may lie apart.
+  // `line_source(line)` gives a LineSource, `row_of(line, column)` the row of column x + `column`
+  // or a negative number for none. Runs of kRun neighbours begin on boundaries of their size (4, 8
+  // or 16 bytes) in memory, and `extent` is a multiple of kRun; only single ones may lie apart.
   template <int kRun, typename LineAt, typename RowAt>
   __device__ __forceinline__ void fill(const FilledLines& fill, const SwizzledRows& rows,
                                        int64_t channel_stride, int stride_w, uint32_t empty,
@@ -110,9 +107,8 @@ class TransposedFill {
     if (in_box_) {
       pending_[0].empty |= kLast;
     } else {
-      // Not before the box is empty: that would be an arrival for the one
-      // before. Waiting needs what is pending to be stored, which others may
-      // wait for.
+      // Not before the box is empty: that would be an arrival for the one before. Waiting needs
+      // what is pending to be stored, which others may wait for.
       flush();
       barrier_wait(empty, parity);
       arrive(empty);
@@ -151,9 +147,8 @@ class TransposedFill {
   };
   static constexpr uint32_t kLast = 2, kBarrier = ~7u;
 
-  // A 16-byte chunk of a block: eight positions of a channel, or four. Rotated
-  // from block to block, so that chunks of neighbouring blocks meet different
-  // banks, as those of one block do.
+  // A 16-byte chunk of a block: eight positions of a channel, or four. Rotated from block to block,
+  // so that chunks of neighbouring blocks meet different banks, as those of one block do.
   __device__ __forceinline__ static int chunk_at(int block, int chunk) {
     return block * kFillBlockBytes + (chunk + 2 * block) % 8 * 16;
   }
@@ -243,8 +238,8 @@ class TransposedFill {
   Pending pending_[kDepth - 1] = {};  // newest first
 };
 
-// Element by element: neighbouring threads take neighbours along w, and load
-// kUnits units before they store any.
+// Element by element: neighbouring threads take neighbours along w, and load kUnits units before
+// they store any.
 template <int kUnits, typename T, typename LineAt, typename RowAt>
 __device__ __forceinline__ void fill_elements(const FilledLines& fill, const SwizzledRows& rows,
                                               int64_t channel_stride, int stride_w, int thread,
