@@ -287,7 +287,7 @@ void meet_lanes(const char* what, uint32_t mask, void* operand,
     if (i != lane && mask >> i & 1) set_ready(first + i);
 }
 
-bool arrive_block(int id, int threads, const Where& where) {
+void meet_block(int id, int threads, const Where& where) {
   if (id < 0 || id >= kBarriers) fail_at(where, "barrier %d does not exist", id);
   if (threads % kWarpThreads != 0) fail_at(where, "barrier %d of %d threads", id, threads);
   Barrier& barrier = block().barriers[id];
@@ -296,15 +296,10 @@ bool arrive_block(int id, int threads, const Where& where) {
             threads);
   barrier.threads = threads;
   ++barrier.arrived;
-  const bool complete = is_complete(barrier);
-  if (complete) release_barrier(id);
-  return complete;
-}
-
-void meet_block(int id, int threads, const Where& where) {
+  if (is_complete(barrier)) return release_barrier(id);
   running().where = where;
   running().address = static_cast<uint32_t>(id);
-  if (!arrive_block(id, threads, where)) suspend(State::kBarrier);
+  suspend(State::kBarrier);
 }
 
 void wait_at(uint32_t address, uint32_t parity, const std::function<bool()>& done,
