@@ -76,8 +76,7 @@ inline void fence_for_wgmma() { emulator::fence_stores(); }
 inline void pin(float&) {}
 inline void wgmma_fence() {}
 inline void wgmma_commit() { emulator::wgmma_commit(); }
-inline unsigned uniform(unsigned value,
-                        const emulator::Where& where = emulator::Where::current()) {
+inline unsigned uniform(unsigned value, const emulator::Where& where = emulator::Where::current()) {
   return __shfl_sync(0xffffffffu, value, 0, where);
 }
 inline float shuffle_sum(float sum, int lane,

@@ -59,15 +59,17 @@ class TransposedFill {
   __device__ TransposedFill(char* staging, int warp)
       : staging_(staging + warp * kDepth * kFillBatchBytes),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        next_(warp) {}
+        warp_(warp) {}
 
   // `line_source(line)` gives a LineSource, `row_of(line, column)` the row of column x + `column`
   // or a negative number for none. Runs of kRun neighbours begin on boundaries of their size (4, 8
   // or 16 bytes) in memory, and `extent` is a multiple of kRun; only single ones may lie apart.
+  // `ring_slot`: of the box. Always the same warp writes a place of it (else racecheck, which does
+  // not see what the barriers order, reports a race), but another one takes the first batch.
   template <int kRun, typename LineAt, typename RowAt>
   __device__ __forceinline__ void fill(const FilledLines& fill, const SwizzledRows& rows,
-                                       int64_t channel_stride, int stride_w, uint32_t empty,
-                                       uint32_t parity, const LineAt& line_source,
+                                       int64_t channel_stride, int stride_w, int ring_slot,
+                                       uint32_t empty, uint32_t parity, const LineAt& line_source,
                                        const RowAt& row_of) {
     const int before = fill.x & (kPositions - 1);  // columns of the first block not asked for
     const int per_line = (before + fill.span + kPositions - 1) / kPositions;
@@ -75,8 +77,10 @@ class TransposedFill {
     const auto inverse = static_cast<unsigned>(((1 << 20) + per_line - 1) / per_line);
     const int groups = (blocks + kFillBlocks - 1) / kFillBlocks;
     const int batches = groups * ((fill.units + kFillUnits - 1) / kFillUnits);
-    for (; next_ < batches; next_ += kWarps) {
-      int group = next_, unit = 0;
+    const int first = (warp_ + ring_slot * batches) % kWarps;
+#pragma unroll 1
+    for (int batch = first; batch < batches; batch += kWarps) {
+      int group = batch, unit = 0;
       for (; group >= groups; group -= groups) unit += kFillUnits;
       const auto place_of = [&](int block) {
         const int index = group * kFillBlocks + block;
@@ -99,7 +103,6 @@ class TransposedFill {
       slot_ = slot_ == (kDepth - 1) * kFillBatchBytes ? 0 : slot_ + kFillBatchBytes;
       in_box_ = true;
     }
-    next_ -= batches;
   }
 
   // The box filled since the last call is complete.
@@ -231,8 +234,7 @@ class TransposedFill {
   }
 
   char* staging_;
-  int lane_;
-  int next_;      // of the box's batches, the warp's next
+  int lane_, warp_;
   int slot_ = 0;  // in the staging memory, of the next batch, bytes
   bool in_box_ = false;
   Pending pending_[kDepth - 1] = {};  // newest first

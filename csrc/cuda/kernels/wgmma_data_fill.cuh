@@ -181,7 +181,8 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                          const auto stride_w = static_cast<int>(args.operand.stride[4]);
                          if constexpr (kCopies)
                            copies.template fill<kRun>(lines, rows, args.operand.stride[1], stride_w,
-                                                      empty, parity, line_source, row_of);
+                                                      cursor.slot, empty, parity, line_source,
+                                                      row_of);
                          else
                            fill_elements<2, T>(lines, rows, args.operand.stride[1], stride_w,
                                                thread, kFillThreads, line_source, row_of);

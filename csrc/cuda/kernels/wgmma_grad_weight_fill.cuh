@@ -111,7 +111,7 @@ __device__ __forceinline__ void fill_boxes_of(const WgmmaGradWeightArguments& ar
   const auto stride_w = static_cast<int>(fill.tensor.stride[4]);
   const uint32_t empty = shared.empty(stage);
   if constexpr (copies_runs(kRun, sizeof(T))) {
-    copies.template fill<kRun>(lines, rows, fill.tensor.stride[1], stride_w, empty, parity,
+    copies.template fill<kRun>(lines, rows, fill.tensor.stride[1], stride_w, stage, empty, parity,
                                line_source, row_of);
   } else {
     copies.flush();
