@@ -7,7 +7,7 @@
 namespace convt3d {
 
 // Which problems the kernel takes, and in which order it sums, does not depend on the batch.
-// float32 only with `allow_tf32`. `even_if_slow`: also where gemm_data was measured to be faster.
+// float32 only with `allow_tf32`. `even_if_slow`: also where gemm_data is predicted faster.
 // `alternatives`: also search anew and collect what else is possible. Cached otherwise;
 // thread-safe.
 Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataType type,
