@@ -195,6 +195,9 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
         if (shape.w_planes != (channels_last ? 1 : base.axes[2].planes)) return;
         if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
       }
+      // Warps would fill every chunk's boxes again for each of many narrow column tiles: two to
+      // four times as long as predicted.
+      if (forward && base.fill_run != 0 && chunk_units < units && shape.columns < 64) return;
       WgmmaDataPlan plan = base;
       plan.columns = shape.columns;
       plan.w_planes = shape.w_planes;
