@@ -66,18 +66,24 @@ def test_random_problems(configured: None, engine: str, count: int) -> None:
 
 
 # Few result channels: taps along w side by side.
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+MERGED = [
+    ((32, 16), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
+    ((16, 32), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "grad_input"),
+    ((48, 24), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=0,0,0", "forward"),
+    ((16, 13), "size=2,16,16 kernel=1,2,7 stride=1,1,1 padding=0,0,3", "forward"),
+    ((64, 3), "size=2,16,16 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
+    ((64, 1), "size=2,8,16 kernel=4,4,4 stride=2,2,2 padding=1,1,1", "forward"),
+    ((256, 5), "size=2,8,16 kernel=2,4,4 stride=2,4,4 padding=0,0,0", "forward"),
+]
+MERGED_CHANNELS_LAST = [
+    ((64, 32), "size=4,16,24 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
+]
+
+
 @pytest.mark.parametrize(
-    ("channels", "geometry", "direction"),
-    [
-        ((32, 16), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
-        ((16, 32), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "grad_input"),
-        ((48, 24), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=0,0,0", "forward"),
-        ((16, 13), "size=2,16,16 kernel=1,2,7 stride=1,1,1 padding=0,0,3", "forward"),
-        ((64, 3), "size=2,16,16 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
-        ((64, 1), "size=2,8,16 kernel=4,4,4 stride=2,2,2 padding=1,1,1", "forward"),
-        ((256, 5), "size=2,8,16 kernel=2,4,4 stride=2,4,4 padding=0,0,0", "forward"),
-    ],
+    ("channels", "geometry", "direction", "layout"),
+    [(*case, layout) for case in MERGED for layout in ("contiguous", "channels_last")]
+    + [(*case, "channels_last") for case in MERGED_CHANNELS_LAST],
 )
 def test_merged_taps(
     configured: None, channels: tuple[int, int], geometry: str, direction: str, layout: str

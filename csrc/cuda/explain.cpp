@@ -197,24 +197,17 @@ struct Operands {
   TensorPointer grad_output, input;  // grad_weight
 };
 
-// Dense tensors that start on every boundary, as those of PyTorch's allocator do.
 Operands operands_of(const PlanRequest& request) {
   const Problem& problem = request.problem;
-  const auto dense = [](const Sizes& size, bool channels_last) {
-    TensorPointer pointer{};
-    const Sizes strides = dense_strides(size, channels_last);
-    std::copy_backward(strides.begin(), strides.end(), pointer.stride.end());
-    return pointer;
-  };
   const Sizes input = problem.input_size(), output = problem.output_size();
   const Sizes& operand = request.kind == Operator::kForward ? input : output;
   const Sizes& result = request.kind == Operator::kForward ? output : input;
   const auto suggests = [&](const Sizes& size) {
     return suggests_channels_last_3d(size, dense_strides(size, request.channels_last));
   };
-  return {dense(operand, request.channels_last),
-          dense(result, suggests(operand) || suggests(problem.weight_size())),
-          dense(output, request.channels_last), dense(input, request.channels_last)};
+  return {dense_tensor(operand, request.channels_last),
+          dense_tensor(result, suggests(operand) || suggests(problem.weight_size())),
+          dense_tensor(output, request.channels_last), dense_tensor(input, request.channels_last)};
 }
 
 Verdict explain_wgmma_data(const PlanRequest& request, const Operands& operands) {

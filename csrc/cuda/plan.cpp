@@ -304,6 +304,13 @@ bool fits_data_kernels(const Problem& problem) {
   return fits && positions < (int64_t{1} << 36) && taps <= 65536;
 }
 
+TensorPointer dense_tensor(const Sizes& size, bool channels_last) {
+  TensorPointer pointer{};
+  const Sizes strides = dense_strides(size, channels_last);
+  std::copy_backward(strides.begin(), strides.end(), pointer.stride.end());
+  return pointer;
+}
+
 Planned<GemmDataPlan> plan_gemm_data(const Problem& problem, Pass pass, DataType type,
                                      const TensorPointer& operand, const TensorPointer& result,
                                      const Device& device,

@@ -23,6 +23,9 @@ bool fits_data_kernels(const Problem& problem);
 int run_of_extent(int64_t extent, int elements);
 int run_of(const TensorPointer& tensor, int elements);
 
+// A dense tensor of five dimensions that starts on every boundary, as those of PyTorch's allocator.
+TensorPointer dense_tensor(const Sizes& size, bool channels_last);
+
 // Blocks of gemm_data that shared memory lets run together on a multiprocessor.
 int resident_blocks(const GemmDataSizes& sizes, const Device& device);
 

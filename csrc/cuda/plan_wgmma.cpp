@@ -245,21 +245,22 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
 }
 
 // Why the portable kernel (gemm_data) is faster; nullptr: it is not, as far as predictions tell.
-const char* drawback_of(const Problem& problem, Pass pass, DataType type,
-                        const TensorPointer& operand, const TensorPointer& result,
-                        const WgmmaDataPlan& plan, const Device& device) {
-  const bool channels_last = result.stride[1] < result.stride[4];
+const char* drawback_of(const Problem& problem, Pass pass, DataType type, bool vectors,
+                        bool channels_last, const WgmmaDataPlan& plan, const Device& device) {
   const WgmmaDataSizes sizes = wgmma_data_sizes(problem, pass, channels_last, plan);
   constexpr int kMostBoxBytes = 80 * 1024;
   if (sizes.box_bytes > kMostBoxBytes && plan.merged_taps == 0)
     return "only two boxes of the operand fit, so that filling and multiplying take turns";
   if (channels_last && plan.fill_run != 0 && problem.groups > 1)
     return "the copy engine cannot tell these groups' channels apart";
-  // However this call's tensors are aligned.
-  TensorPointer aligned_operand = operand, aligned_result = result;
-  aligned_operand.data = aligned_result.data = nullptr;
-  const auto portable =
-      plan_gemm_data(problem, pass, type, aligned_operand, aligned_result, device);
+  // For tensors that depend on nothing but the plan's key: what runs must not depend on the calls
+  // before.
+  const bool forward = pass == Pass::kForward;
+  const TensorPointer operand =
+      dense_tensor(forward ? problem.input_size() : problem.output_size(), vectors);
+  const TensorPointer result =
+      dense_tensor(forward ? problem.output_size() : problem.input_size(), channels_last);
+  const auto portable = plan_gemm_data(problem, pass, type, operand, result, device);
   // What it took on an H200 was 0.64 to 2.7 times its prediction.
   constexpr double kTaken = 1.65;
   return portable && portable.clocks() * kTaken < plan.clocks
@@ -314,9 +315,9 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
       channels_last ? 1 : run_of_extent(base.axes[2].operand_extent, base.unit_elements);
   const int run = std::min(typical_run, run_of(operand, base.unit_elements));
   static PlanCache<WgmmaDataPlan> cache;
-  const PlanKey key(problem,
-                    {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors,
-                     device.shared_per_block, base.unit_elements, even_if_slow, most_samples, run});
+  const PlanKey key(problem, {static_cast<int64_t>(pass), channels_last, vectors,
+                              device.multiprocessors, device.shared_per_block,
+                              static_cast<int64_t>(type), even_if_slow, most_samples, run});
   const auto find = [&]() -> Planned<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
@@ -328,7 +329,7 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
     if (!typical_plan) return kNoTile;
     if (!even_if_slow) {
       if (const char* drawback =
-              drawback_of(typical, pass, type, operand, result, *typical_plan, device))
+              drawback_of(typical, pass, type, vectors, channels_last, *typical_plan, device))
         return Refusal{drawback};
     }
     // Nor must the order of the sums.
