@@ -168,6 +168,11 @@ SMALL = (
     make_case("one_channel", (2, 1, 4, 5, 6), 1, 3, s=2, p=1, op=1),
     make_case("one_to_many", (1, 1, 3, 4, 5), 17, 3, p=1),
     make_case("many_to_one", (1, 19, 3, 4, 5), 1, 4, s=2, p=1),
+    # Few output channels, inputs in whole runs: all taps and channels are columns of one product.
+    make_case("head_kernel4_stride2", (2, 16, 3, 5, 8), 1, 4, s=2, p=1),
+    make_case("head_groups", (1, 48, 4, 3, 12), 6, (2, 3, 3), s=2, p=1, op=1, g=2),
+    make_case("head_kernel_is_stride", (1, 40, 2, 3, 8), 2, (2, 4, 4), s=(2, 4, 4)),
+    make_case("head_five_channels", (1, 40, 2, 3, 8), 5, (2, 4, 4), s=(2, 4, 4)),
     make_case("rgb_in", (2, 3, 3, 4, 5), 16, 3, s=2, p=1),
     make_case("odd_channels", (1, 13, 3, 5, 7), 11, 3, s=2, p=1, op=1),
     make_case("wide_channels", (1, 72, 3, 4, 5), 136, 3, s=2, p=1, op=1),

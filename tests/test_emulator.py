@@ -53,6 +53,7 @@ def build(program: str) -> Path:
         ("gemm_data", 40),
         ("gemm_grad_weight", 40),
         ("depthwise", 100),
+        ("im2col", 100),
         ("direct", 30),
     ],
 )

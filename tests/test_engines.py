@@ -9,9 +9,9 @@ from torch import Tensor
 
 CASE = make_case("engines", (2, 16, 9, 9, 9), 16, 3, s=2, p=1, op=1)
 ENGINES = {
-    "forward": ("depthwise", "wgmma", "gemm", "direct"),
-    "grad_input": ("depthwise", "wgmma", "gemm", "direct"),
-    "grad_weight": ("depthwise", "wgmma", "gemm", "direct"),
+    "forward": ("depthwise", "im2col", "wgmma", "gemm", "direct"),
+    "grad_input": ("depthwise", "im2col", "wgmma", "gemm", "direct"),
+    "grad_weight": ("depthwise", "im2col", "wgmma", "gemm", "direct"),
 }
 
 

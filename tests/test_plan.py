@@ -188,7 +188,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["plan"]["packed_bytes"] == 2 * 64 * 32 * 8
     assert (found["plan"]["splits"], found["plan"]["workspace_bytes"]) == (1, 0)
     assert [entry["engine"] for entry in found["engines"]] == [
-        *("depthwise", "wgmma", "gemm", "direct")
+        *("depthwise", "im2col", "wgmma", "gemm", "direct")
     ]
 
 
@@ -201,7 +201,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
             assert f"\n{operator}, {layout}: " in text
     assert (
         "wgmma: predicted" in text
-        and "the first of depthwise, wgmma, gemm, direct that takes" in text
+        and "the first of depthwise, im2col, wgmma, gemm, direct that takes" in text
     )
     assert text.count("direct: no cost model; not asked: ") == 6
     assert len(run(capsys, shape, "--all").splitlines()) > len(text.splitlines()) + 20
@@ -241,7 +241,7 @@ def test_present_gpu() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["nnunet_320", "kb72", "gan_512", "stereo_64"])
+@pytest.mark.parametrize("name", ["nnunet_320", "kb72", "gan_512", "stereo_64", "monai_head"])
 @pytest.mark.parametrize("dtype", ["bf16", "tf32", "fp32", "fp64"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_planned_engine_is_the_one_that_runs(name: str, dtype: str, layout: str) -> None:
@@ -256,7 +256,6 @@ def test_the_planned_engine_is_the_one_that_runs(name: str, dtype: str, layout: 
             call(operator, tensors, case)
             torch.cuda.synchronize()
         kernels = " ".join(event.key for event in profile.key_averages())
-        found = {
-            word for word in ("depthwise", "wgmma", "gemm", "direct") if f"::{word}_" in kernels
-        }
+        engines = ("depthwise", "im2col", "wgmma", "gemm", "direct")
+        found = {word for word in engines if f"::{word}_" in kernels}
         assert found == {engine}, kernels

@@ -9,10 +9,12 @@
 #include "kernels/depthwise.h"
 #include "kernels/gemm_data.h"
 #include "kernels/gemm_grad_weight.h"
+#include "kernels/im2col.h"
 #include "kernels/wgmma_data.h"
 #include "kernels/wgmma_grad_weight.h"
 #include "plan_depthwise.h"
 #include "plan_grad_weight.h"
+#include "plan_im2col.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -27,6 +29,19 @@ const char* run_depthwise_data(const DataCall& call, bool) {
   if (!plan) return plan.refusal();
   STD_CUDA_CHECK(launch_depthwise_data(call.problem, call.pass, call.type, *plan, call.operand,
                                        call.weight, call.bias, call.result, call.stream));
+  return nullptr;
+}
+
+const char* run_im2col_data(const DataCall& call, bool forced) {
+  const bool forward = call.pass == Pass::kForward;
+  const auto plan =
+      plan_im2col(call.problem, forward ? Im2colPass::kForward : Im2colPass::kGradInput, call.type,
+                  forward ? call.operand : call.result, forward ? call.result : call.operand,
+                  call.allow_tf32, call.device, forced);
+  if (!plan) return plan.refusal();
+  STD_CUDA_CHECK(launch_im2col_data(call.problem, call.pass, call.type, *plan, call.operand,
+                                    call.weight, call.bias, call.result, call.allow_tf32,
+                                    call.device.multiprocessors, call.stream));
   return nullptr;
 }
 
@@ -78,6 +93,19 @@ const char* run_depthwise_grad_weight(const GradWeightCall& call, bool) {
   return nullptr;
 }
 
+const char* run_im2col_grad_weight(const GradWeightCall& call, bool forced) {
+  const auto plan = plan_im2col(call.problem, Im2colPass::kGradWeight, call.type, call.input,
+                                call.grad_output, call.allow_tf32, call.device, forced);
+  if (!plan) return plan.refusal();
+  const Im2colSizes sizes =
+      im2col_sizes(call.problem, Im2colPass::kGradWeight, call.type, call.allow_tf32, *plan);
+  const Tensor workspace = allocate_bytes(sizes.workspace_bytes, call.like);
+  STD_CUDA_CHECK(launch_im2col_grad_weight(call.problem, call.type, *plan, call.grad_output,
+                                           call.input, call.result, call.allow_tf32,
+                                           workspace.data_ptr(), call.stream));
+  return nullptr;
+}
+
 const char* run_wgmma_grad_weight(const GradWeightCall& call, bool forced) {
   const auto plan = plan_wgmma_grad_weight(call.problem, call.type, call.grad_output, call.input,
                                            call.device, forced);
@@ -118,14 +146,14 @@ struct Engine {
 // Fastest first; the last one takes everything.
 constexpr Engine<DataCall> kDataEngines[] = {
     {"depthwise", run_depthwise_data},  // few channels per group
+    {"im2col", run_im2col_data},        // few output channels
     {"wgmma", run_wgmma_data},          // Hopper's matrix units, where they pay
     {"gemm", run_gemm_data},            // any tensor cores
     {"direct", run_direct_data},        // any shape and dtype
 };
 constexpr Engine<GradWeightCall> kGradWeightEngines[] = {
-    {"depthwise", run_depthwise_grad_weight},
-    {"wgmma", run_wgmma_grad_weight},
-    {"gemm", run_gemm_grad_weight},
+    {"depthwise", run_depthwise_grad_weight}, {"im2col", run_im2col_grad_weight},
+    {"wgmma", run_wgmma_grad_weight},         {"gemm", run_gemm_grad_weight},
     {"direct", run_direct_grad_weight},
 };
 

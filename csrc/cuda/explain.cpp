@@ -8,6 +8,7 @@
 
 #include "plan_depthwise.h"
 #include "plan_grad_weight.h"
+#include "plan_im2col.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -185,6 +186,33 @@ std::string facts_of(const PlanRequest& request, const WgmmaGradWeightPlan& plan
       .text();
 }
 
+Im2colPass im2col_pass_of(const PlanRequest& request) {
+  return request.kind == Operator::kForward     ? Im2colPass::kForward
+         : request.kind == Operator::kGradInput ? Im2colPass::kGradInput
+                                                : Im2colPass::kGradWeight;
+}
+
+std::string facts_of(const PlanRequest& request, const Im2colPlan& plan, double clocks) {
+  const Im2colPass pass = im2col_pass_of(request);
+  const Im2colSizes sizes =
+      im2col_sizes(request.problem, pass, request.type, request.allow_tf32, plan);
+  const int64_t places = int64_t{request.device.multiprocessors} * plan.blocks;
+  const int64_t items = sizes.items * request.problem.groups;
+  const int64_t blocks = pass == Im2colPass::kGradWeight ? plan.splits * sizes.channel_blocks
+                                                         : std::min(sizes.items, places);
+  return common_facts(clocks,
+                      {pass == Im2colPass::kForward ? plan.segment : 1, plan.tile_h, plan.tile_w},
+                      items, blocks * request.problem.groups, places, 1, 1, plan.splits)
+      .add("columns", sizes.columns)
+      .add("padded_columns", plan.tiles * 8)
+      .add("channel_warps", pass == Im2colPass::kGradWeight ? plan.channel_warps : 0)
+      .add("resident_blocks", plan.blocks)
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", 0)
+      .add("workspace_bytes", sizes.workspace_bytes)
+      .text();
+}
+
 // ---- The engines -------------------------------------------------------------------------------
 struct Verdict {
   const char* refusal = nullptr;  // nullptr: takes the call
@@ -263,6 +291,24 @@ Verdict explain_wgmma_grad_weight(const PlanRequest& request, const Operands& op
   return verdict;
 }
 
+Verdict explain_im2col(const PlanRequest& request, const Operands& operands) {
+  const TensorPointer& input = request.kind == Operator::kForward     ? operands.operand
+                               : request.kind == Operator::kGradInput ? operands.result
+                                                                      : operands.input;
+  const TensorPointer& output = request.kind == Operator::kForward     ? operands.result
+                                : request.kind == Operator::kGradInput ? operands.operand
+                                                                       : operands.grad_output;
+  const auto plan = [&](bool forced, Alternatives<Im2colPlan>* alternatives) {
+    return plan_im2col(request.problem, im2col_pass_of(request), request.type, input, output,
+                       request.allow_tf32, request.device, forced, alternatives);
+  };
+  const auto worthwhile = plan(false, nullptr);
+  Verdict verdict = verdict_of<Im2colPlan>(
+      request, [&](Alternatives<Im2colPlan>* alternatives) { return plan(true, alternatives); });
+  verdict.refusal = worthwhile.refusal();
+  return verdict;
+}
+
 Verdict explain_gemm_data(const PlanRequest& request, const Operands& operands) {
   return verdict_of<GemmDataPlan>(request, [&](Alternatives<GemmDataPlan>* alternatives) {
     return plan_gemm_data(request.problem, pass_of(request), request.type, operands.operand,
@@ -298,10 +344,12 @@ struct Engine {
 
 // In the order of the tables of engines.cpp.
 constexpr Engine kDataEngines[] = {{"depthwise", explain_depthwise},
+                                   {"im2col", explain_im2col},
                                    {"wgmma", explain_wgmma_data},
                                    {"gemm", explain_gemm_data},
                                    {"direct", explain_direct}};
 constexpr Engine kGradWeightEngines[] = {{"depthwise", explain_depthwise},
+                                         {"im2col", explain_im2col},
                                          {"wgmma", explain_wgmma_grad_weight},
                                          {"gemm", explain_gemm_grad_weight},
                                          {"direct", explain_direct}};

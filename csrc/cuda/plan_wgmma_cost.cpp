@@ -34,7 +34,7 @@ double fill_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
   const int blocks = sizes.box.lines * ((sizes.box.span_w + 7) / 8);
   const double batches =
       std::ceil(1. * blocks / kFillBlocks) * std::ceil(1. * plan.chunk_units / kFillUnits);
-  return batches * kFillBatchBytes / (bytes == 16 ? kFillCopiedBytes : kFillWordBytes);
+  return batches * fill_batch_bytes(kFillUnits) / (bytes == 16 ? kFillCopiedBytes : kFillWordBytes);
 }
 
 }  // namespace

@@ -39,6 +39,13 @@ void copy_async_wait() {
   emulator::copy_async_wait(kPending);
 }
 
+inline void store_vector(void* target, const uint32_t (&words)[4]) {
+  emulator::store_global(target, words, 16);
+}
+inline void store_half_vector(void* target, const uint32_t (&words)[4]) {
+  emulator::store_global(target, words, 8);
+}
+
 inline void load_matrix_x4(uint32_t (&fragment)[4], uint32_t address,
                            const emulator::Where& where = emulator::Where::current()) {
   emulator::load_matrices(fragment, 4, false, address, where);

@@ -48,7 +48,7 @@ Problem random_problem(std::mt19937_64& random, const Family& family) {
       problem.out_channels = problem.groups * some();
     } else {
       problem.in_channels = problem.groups * channels();
-      problem.out_channels = problem.groups * channels();
+      problem.out_channels = problem.groups * (family.heads ? between(1, 8) : channels());
     }
     const bool usual = family.depthwise && between(0, 2) > 0;
     const int64_t which = between(0, 4);
@@ -68,12 +68,17 @@ Problem random_problem(std::mt19937_64& random, const Family& family) {
         constexpr int64_t kUsual[][3] = {{3, 1, 1}, {2, 2, 0}, {3, 2, 1}, {4, 2, 1}, {5, 2, 2}};
         axis = {axis.input, 0, kUsual[which][0], kUsual[which][1], kUsual[which][2], 0, 1};
       }
+      if (family.heads && a == 2 && between(0, 3) > 0) axis.input = 4 * between(1, 8);
       axis.output_padding = between(0, std::max(axis.stride, axis.dilation) - 1);
       set_output(axis);
     }
     const bool exists = std::all_of(problem.axes.begin(), problem.axes.end(),
                                     [](const Axis& axis) { return axis.output > 0; });
     const double products = products_of(problem);
+    if (family.heads && problem.out_channels / problem.groups * problem.axes[0].kernel *
+                                problem.axes[1].kernel * problem.axes[2].kernel >
+                            160)
+      continue;
     if (exists && products <= family.products) return problem;
   }
 }

@@ -10,6 +10,7 @@ namespace convt3d::emulator {
 
 struct Family {
   bool depthwise = false;  // many groups of few channels
+  bool heads = false;      // few output channels; lines of whole quads, in most problems
   bool aligned = false;    // 16-byte units of channels and strides, in most problems
   double products = 1e7;   // at most
 };

@@ -59,12 +59,6 @@ void store_matrices_transposed(uint32_t row, const uint32_t (&m)[kCount],
                                const emulator::Where& where = emulator::Where::current()) {
   emulator::store_matrices_transposed(row, m, kCount, where);
 }
-inline void store_vector(void* target, const uint32_t (&words)[4]) {
-  emulator::store_global(target, words, 16);
-}
-inline void store_half_vector(void* target, const uint32_t (&words)[4]) {
-  emulator::store_global(target, words, 8);
-}
 inline void store_shared(uint32_t address, uint4 value) {
   emulator::store_unit(address, &value, emulator::this_thread());
 }

@@ -4,6 +4,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstdint>
+#include <type_traits>
+
 namespace convt3d {
 
 template <typename Real>
@@ -68,6 +71,18 @@ struct Convert<Complex<Real>> {
     return {Convert<Real>::from(value.real), Convert<Real>::from(value.imag)};
   }
 };
+
+// Two values of a 16-bit type side by side.
+template <typename T>
+__device__ __forceinline__ uint32_t pack_pair(float low, float high) {
+  if constexpr (std::is_same_v<T, __half>) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  } else {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+}
 
 template <typename Real>
 __device__ void add(Real& sum, Real value) {

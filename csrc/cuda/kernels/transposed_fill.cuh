@@ -56,8 +56,10 @@ struct FilledLines {
 template <typename T, int kWarps, int kDepth>
 class TransposedFill {
  public:
-  __device__ TransposedFill(char* staging, int warp)
-      : staging_(staging + warp * kDepth * kFillBatchBytes),
+  // `units`: of channels to fill, at most.
+  __device__ TransposedFill(char* staging, int warp, int units)
+      : batch_bytes_(fill_batch_bytes(units)),
+        staging_(staging + warp * kDepth * batch_bytes_),
         lane_(static_cast<int>(threadIdx.x) % 32),
         warp_(warp) {}
 
@@ -100,7 +102,7 @@ class TransposedFill {
       const int row = exists ? row_of(place.line, column) : -1;
       pending_[0] = {row < 0 ? kNowhere : rows.address(row, unit),
                      rows.width == 2 ? rows.block_bytes : 0, empty | parity, slot_ | units};
-      slot_ = slot_ == (kDepth - 1) * kFillBatchBytes ? 0 : slot_ + kFillBatchBytes;
+      slot_ = slot_ == (kDepth - 1) * batch_bytes_ ? 0 : slot_ + batch_bytes_;
       in_box_ = true;
     }
   }
@@ -146,7 +148,7 @@ class TransposedFill {
     uint32_t empty;    // barrier of the box | parity to wait for | kLast of the warp's in the box
     int slot;          // bytes in the staging memory | units; 0 units: no batch
 
-    __device__ __forceinline__ int units() const { return slot & (kFillBatchBytes - 1); }
+    __device__ __forceinline__ int units() const { return slot & (kStagedUnitBytes - 1); }
   };
   static constexpr uint32_t kLast = 2, kBarrier = ~7u;
 
@@ -187,7 +189,7 @@ class TransposedFill {
         source += kLoads * channel_stride;
         channel += kLoads;
       }
-      target += kFillBlocks * kFillBlockBytes;
+      target += kStagedUnitBytes;
     }
     copy_async_commit();
   }
@@ -203,7 +205,7 @@ class TransposedFill {
 #pragma unroll
     for (int u = 0; u < kFillUnits; ++u) {
       if (u >= units) break;
-      const int unit_at = u * kFillBlocks * kFillBlockBytes;
+      const int unit_at = u * kStagedUnitBytes;
       const int swizzle = batch.after_two != 0 ? u & 1 : u;
       const uint32_t target = (batch.address ^ swizzle << 4) + (u >= 2 ? batch.after_two : 0);
       if constexpr (sizeof(T) == 2) {
@@ -233,6 +235,7 @@ class TransposedFill {
     if (lane_ == 0) barrier_arrive(empty - 8);
   }
 
+  int batch_bytes_;
   char* staging_;
   int lane_, warp_;
   int slot_ = 0;  // in the staging memory, of the next batch, bytes

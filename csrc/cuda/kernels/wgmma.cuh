@@ -88,17 +88,6 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t row, const ui
                "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
                : "memory");
 }
-// In assembly because the compiler takes 16-byte stores apart where their words do not happen to
-// lie in neighbouring registers.
-__device__ __forceinline__ void store_vector(void* target, const uint32_t (&words)[4]) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(words[0]),
-               "r"(words[1]), "r"(words[2]), "r"(words[3])
-               : "memory");
-}
-__device__ __forceinline__ void store_half_vector(void* target, const uint32_t (&words)[4]) {
-  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(target), "r"(words[0]), "r"(words[1])
-               : "memory");
-}
 __device__ __forceinline__ void store_shared(uint32_t address, uint4 value) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x),
                "r"(value.y), "r"(value.z), "r"(value.w)

@@ -10,7 +10,6 @@ namespace convt3d {
 
 // ---- Weights: one thread ---------------------------------------------------------------------
 __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaShared& shared) {
-  const WgmmaDataPlan& plan = args.plan;
   const WgmmaDataSizes& sizes = args.sizes;
   RingCursor cursor;
   wait_for_previous_kernel();  // pack_wgmma_weights; nothing else depends on it
@@ -131,7 +130,8 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
   constexpr bool kByWarps = kFill != BoxFill::kCopyEngine;
   constexpr bool kCopies = kByWarps && kFill != BoxFill::kElements;
   constexpr int kRun = (kFill == BoxFill::kWholeRuns ? 16 : 4) / static_cast<int>(sizeof(T));
-  TransposedFill<T, kFillWarps, kFillDepth> copies(shared.fill_staging, thread / 32);
+  TransposedFill<T, kFillWarps, kFillDepth> copies(shared.fill_staging, thread / 32,
+                                                   plan.chunk_units);
   RingCursor cursor;
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     // In shared memory, because registers are short here.

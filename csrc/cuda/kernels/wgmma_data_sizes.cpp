@@ -72,7 +72,8 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.staging_at = place(staging_bytes);
   const bool copies = !result_channels_last && plan.fill_run != 0 &&
                       copies_runs(plan.fill_run, 16 / plan.unit_elements);
-  sizes.fill_staging_at = place(copies ? kFillWarps * kFillDepth * kFillBatchBytes : 0);
+  sizes.fill_staging_at =
+      place(copies ? kFillWarps * kFillDepth * fill_batch_bytes(plan.chunk_units) : 0);
   sizes.columns_at = place(sizes.column_tiles * kColumnPlaceBytes);
   sizes.items_at = place(kFillWarps * kWorkItemBytes, 4);
   sizes.rows_at = place(int64_t{4} * 2 * 64 * plan.blocks, 4);

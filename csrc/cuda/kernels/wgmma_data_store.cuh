@@ -1,8 +1,6 @@
 // Results of the WGMMA data kernel (wgmma_data.cuh): from the sums of a warpgroup to memory.
 #pragma once
 
-#include <type_traits>
-
 #include "wgmma_data_tables.cuh"
 
 namespace convt3d {
@@ -10,17 +8,6 @@ namespace convt3d {
 // Elements of 32 bits.
 template <typename T>
 constexpr int kWordElements = 4 / static_cast<int>(sizeof(T));
-
-template <typename T>
-__device__ __forceinline__ uint32_t pack_pair(float low, float high) {
-  if constexpr (std::is_same_v<T, __half>) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  } else {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  }
-}
 
 // Where a column tile's results go: `base` is position (0, 0) of the first sample's plane of depth,
 // first channel of the tile.

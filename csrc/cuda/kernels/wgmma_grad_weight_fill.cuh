@@ -125,7 +125,7 @@ template <typename T>
 __device__ inline void fill_by_warps(const WgmmaGradWeightArguments& args,
                                      const ContractionShared& shared, const PositionRange& range,
                                      int first, int last, int thread) {
-  ContractionCopies<T> copies(shared.fill_staging, thread / 32);
+  ContractionCopies<T> copies(shared.fill_staging, thread / 32, kFillUnits);
   int stage = 0;
   uint32_t parity = 1;
 #pragma unroll 1

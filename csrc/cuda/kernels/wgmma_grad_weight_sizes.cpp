@@ -103,7 +103,7 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
         16);
   sizes.fill_staging_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
   if (std::max(plan.still_run, plan.moving_run) > 1)
-    at += kContractFillThreads / 32 * kContractFillDepth * kFillBatchBytes;
+    at += kContractFillThreads / 32 * kContractFillDepth * fill_batch_bytes(kFillUnits);
   sizes.barriers_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
   at += 16 * plan.stages;
   sizes.shared_bytes = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
