@@ -22,7 +22,7 @@ constexpr int64_t kMostOutChannels = 8, kLeastInChannels = 16;
 constexpr int64_t kMostWorkspace = 64 << 20;   // bytes
 constexpr int kMostForwardWeights = 64 << 10;  // bytes: more leave too little room for products
 constexpr int64_t kMostLineOffset = 1 << 30;   // elements
-constexpr int64_t kMostExtent = 1 << 24;
+constexpr int64_t kMostReach = 4096;  // of the taps of an axis; also positions of a tile's line
 
 // ---- Costs, in clocks of a multiprocessor ------------------------------------------------------
 constexpr double kMemory = 16;      // bytes per clock
@@ -121,7 +121,7 @@ const char* refusal_of(const Problem& problem, Im2colPass pass, DataType type,
   bool fits = fits_data_kernels(problem) && problem.groups < 65536;
   for (const Axis& axis : problem.axes) {
     columns *= axis.kernel;
-    fits = fits && axis.input < kMostExtent && axis.output < kMostExtent;
+    fits = fits && axis.dilation * (axis.kernel - 1) <= kMostReach;
   }
   if (!fits) return "its sizes exceed what the kernel counts";
   if (columns > most_columns(pass, type))
@@ -204,7 +204,8 @@ Planned<Im2colPlan> search(const Problem& problem, Im2colPass pass, DataType typ
     }
   };
   // Whole lines, or parts of them.
-  for (int tile_w = round_to_quads(line);; tile_w = round_to_quads((tile_w + 1) / 2)) {
+  for (int tile_w = round_to_quads(std::min<int>(line, kMostReach));;
+       tile_w = round_to_quads((tile_w + 1) / 2)) {
     plan.tile_w = tile_w;
     for (plan.tile_h = 1; plan.tile_h < 2 * lines && plan.tile_h <= 64; plan.tile_h *= 2) {
       if (!forward) {

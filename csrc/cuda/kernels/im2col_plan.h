@@ -38,8 +38,8 @@ struct GatheredTile {
   int lines, pitch;  // of a plane
   int plane;         // elements
 
-  CONVT3D_HOST_DEVICE int elements(int channels, int kernel_d) const {
-    return channels * kernel_d * plane;
+  CONVT3D_HOST_DEVICE int64_t elements(int channels, int kernel_d) const {
+    return int64_t{channels} * kernel_d * plane;
   }
 };
 
