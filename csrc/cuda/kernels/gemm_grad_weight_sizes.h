@@ -41,8 +41,11 @@ struct GemmGradWeightPlan {
 
 // Taps whose sums fit a warp's registers beside its working set; 0: no such kernel. float32 keeps
 // two sets of sums. Three fragments take 7 taps: with 8 they would spill, and four warps' 7 cover
-// the 27 taps of the commonest kernel.
+// the 27 taps of the commonest kernel. Shapes of tiles that no public case takes are not compiled:
+// others stand in for them, with the roles of the operands exchanged or in more slices.
 constexpr int taps_per_warp(bool single, int still_fragments, int moving_fragments) {
+  if (still_fragments == 1 && moving_fragments > 3) return 0;
+  if (still_fragments == 3 && moving_fragments != 1 && moving_fragments != 3) return 0;
   const int fragments = still_fragments * moving_fragments;
   const int taps = (single ? 16 : 32) / fragments;
   return taps <= 8 ? taps : fragments == 3 ? 7 : 8;

@@ -51,7 +51,6 @@ cudaError_t launch_im2col_typed(const Im2colArguments& args, Im2colPass pass, bo
                          : launch_im2col_instance<T, kTiles, false, kAccurate>(
                                args, pass, groups, multiprocessors, stream);
   };
-  if (args.plan.tiles == 4) return launch(std::integral_constant<int, 4>{});
   if (args.plan.tiles == 8) return launch(std::integral_constant<int, 8>{});
   if constexpr (sizeof(T) == 2) {
     if (args.plan.tiles == 12) return launch(std::integral_constant<int, 12>{});

@@ -46,7 +46,6 @@ constexpr WgmmaShape kWgmmaShapesContiguous[] = {
     {64, 1, 2, 0},
     {128, 1, 1, 0},
     {128, 1, 2, 0},
-    {16, 2, 2, 0},
     {16, 2, 4, 0},
     {32, 2, 1, 0},
     {32, 2, 2, 0},
@@ -59,7 +58,6 @@ constexpr WgmmaShape kWgmmaShapesContiguous[] = {
     {16, 1, 2, 7},
     {8, 2, 4, 3},
     {8, 2, 2, 4},
-    {32, 2, 2, 3},
     {8, 2, 4, 7},
     {8, 4, 1, 4}};
 
