@@ -10,9 +10,9 @@ namespace convt3d {
 namespace {
 
 // Tiles of eight columns of the instances: what fewer columns would save is not worth compiling.
-// With more than eight, sums of forward and grad_weight
-// leave no registers for a second block, and they were slower than other engines; grad_input in 16
-// bits keeps gathered columns instead, two to a register.
+// With more than eight, sums of forward and grad_weight leave no registers for a second block, and
+// they were slower than other engines; grad_input in 16 bits keeps gathered columns instead, two to
+// a register.
 constexpr int kInstances[] = {8, 12, 20};
 int most_columns(Im2colPass pass, DataType type) {
   return pass == Im2colPass::kGradInput && type != DataType::kFloat32 ? 8 * 20 : 8 * 8;

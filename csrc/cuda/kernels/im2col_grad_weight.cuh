@@ -140,8 +140,8 @@ __global__ void __launch_bounds__(kIm2colThreads, kAccurate || sizeof(T) * kTile
   int* const offsets = reinterpret_cast<int*>(shared + sizes.shared_bytes - sizes.table_bytes);
   GatheredLine* const lines = reinterpret_cast<GatheredLine*>(shared + sizes.shared_bytes -
                                                               sizes.table_bytes - sizes.line_bytes);
-  write_column_offsets<kTiles>(args, offsets,
-                               0);  // what columns behind the last one get is not stored
+  // Columns behind the last one get what the first has, and are not stored.
+  write_column_offsets<kTiles>(args, offsets, 0);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int channel_warp = warp % plan.channel_warps, position_warp = warp / plan.channel_warps;
   const int position_warps = kIm2colWarps / plan.channel_warps;  // what is left only gathers
