@@ -65,8 +65,10 @@ def random_case(rng: random.Random, name: str, heads: bool) -> Case:
         if heads:
             groups = rng.choice([1, 1, 1, 2])
             taps = kernel[0] * kernel[1] * kernel[2]
+            if taps > 64:
+                continue
             in_channels = groups * rng.choice([16, 24, 32, 64, 72, 136])
-            out_channels = groups * rng.randint(1, min(8, max(64 // taps, 1)))
+            out_channels = groups * rng.randint(1, min(8, 64 // taps))
             size = (size[0], size[1], 4 * rng.randint(1, 12))
             batch = min(batch, 3)
         case = Case(
