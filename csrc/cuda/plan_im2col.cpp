@@ -113,6 +113,14 @@ struct Costs {
   }
 };
 
+// Whether four neighbours along w can be loaded at once wherever a line begins.
+bool starts_in_quads(const TensorPointer& tensor, int element_bytes) {
+  bool result =
+      tensor.stride[4] == 1 && reinterpret_cast<uintptr_t>(tensor.data) % (4 * element_bytes) == 0;
+  for (int dim = 0; dim < 4; ++dim) result = result && tensor.stride[dim] % 4 == 0;
+  return result;
+}
+
 const char* refusal_of(const Problem& problem, Im2colPass pass, DataType type,
                        const TensorPointer& input, const TensorPointer& output, bool allow_tf32,
                        bool forced) {
@@ -141,13 +149,12 @@ const char* refusal_of(const Problem& problem, Im2colPass pass, DataType type,
           (channels_lead ? output.stride[1] * problem.out_channels_per_group() : 0) >
       kMostLineOffset)
     return "the strides within a line exceed 32 bits";
-  const int run = 16 / element_bytes(type);
   const bool channels_last = input.stride[1] < input.stride[4];
-  if (channels_last ? !loads_in_vectors(input, problem.in_channels_per_group(), type)
-                    : run_of(input, run) < 4 || problem.axes[2].input % 4 != 0)
-    return "its loads need input channels (channels_last_3d) or lines (contiguous) in whole runs "
-           "of "
-           "16 or 8 bytes";
+  if (channels_last
+          ? !loads_in_vectors(input, problem.in_channels_per_group(), type)
+          : !starts_in_quads(input, element_bytes(type)) || problem.axes[2].input % 4 != 0)
+    return "its loads need input channels (channels_last_3d) in runs of 16 bytes or lines "
+           "(contiguous) in runs of four elements";
   return nullptr;
 }
 
