@@ -28,7 +28,9 @@ Method plan(Pass pass, const Problem& problem, bool channels_last, bool dense) {
   const bool precise =
       !channels_last || pass == Pass::kGradWeight ||
       !is_long(pass == Pass::kForward ? products_per_output(problem) : products_per_input(problem));
-  const bool direct = dense && precise && convolves_directly(problem);
+  // Of one output channel, oneDNN sums differently in batches of one and of two.
+  const bool alike = pass != Pass::kForward || problem.out_channels_per_group() > 1;
+  const bool direct = dense && precise && alike && convolves_directly(problem);
   const int64_t bytes = static_cast<int64_t>(sizeof(float)) * problem.out_channels *
                         axes[0].output * axes[1].output * axes[2].output;
 
