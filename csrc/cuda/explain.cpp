@@ -26,6 +26,17 @@ std::string text_of(double value) {
   std::snprintf(buffer, sizeof(buffer), "%.10g", value);
   return buffer;
 }
+std::string text_of(OperandFill fill) {
+  switch (fill) {
+    case OperandFill::kCopyEngine:
+      return quoted("copy engine");
+    case OperandFill::kLines:
+      return quoted("lines");
+    case OperandFill::kElements:
+      break;
+  }
+  return quoted("elements");
+}
 std::string text_of(const std::array<int, 3>& values) {
   return '[' + text_of(values[0]) + ", " + text_of(values[1]) + ", " + text_of(values[2]) + ']';
 }
@@ -177,9 +188,7 @@ std::string facts_of(const PlanRequest& request, const WgmmaGradWeightPlan& plan
       .add("split_positions", plan.split_positions)
       .add("flattened", plan.flattened)
       .add("samples", plan.samples)
-      .add("fill", plan.still_run == 0 ? "tma" : "runs")
-      .add("still_run", plan.still_run)
-      .add("moving_run", plan.moving_run)
+      .add("fill", plan.fill)
       .add("shared_bytes", sizes.shared_bytes)
       .add("packed_bytes", 0)
       .add("workspace_bytes", sizes.workspace_bytes)

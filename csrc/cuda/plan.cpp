@@ -290,6 +290,19 @@ int run_of(const TensorPointer& tensor, int elements) {
   return run;
 }
 
+bool loads_in_lines(const TensorPointer& tensor, const std::array<int64_t, 3>& extents,
+                    DataType type) {
+  constexpr int64_t kUnitBytes = 16;
+  const int64_t bytes = element_bytes(type);
+  const auto& [stride_n, stride_c, stride_d, stride_h, stride_w] = tensor.stride;
+  const int64_t plane = extents[1] * extents[2];
+  // Coordinates reach a box beyond either end.
+  constexpr int64_t kMost = std::numeric_limits<int>::max() - (1 << 16);
+  return reinterpret_cast<uintptr_t>(tensor.data) % kUnitBytes == 0 && stride_w == 1 &&
+         stride_h == extents[2] && stride_d == plane && plane * extents[0] <= kMost &&
+         stride_c * bytes % kUnitBytes == 0 && stride_n * bytes % kUnitBytes == 0;
+}
+
 bool fits_data_kernels(const Problem& problem) {
   constexpr int64_t limit = 1 << 24;
   bool fits = problem.in_channels < limit && problem.out_channels < limit &&

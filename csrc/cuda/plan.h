@@ -23,6 +23,11 @@ bool fits_data_kernels(const Problem& problem);
 int run_of_extent(int64_t extent, int elements);
 int run_of(const TensorPointer& tensor, int elements);
 
+// Whether the copy engine can bring lines along w of a tensor of these extents of (d, h, w): its
+// channels are dense and begin on 16-byte boundaries.
+bool loads_in_lines(const TensorPointer& tensor, const std::array<int64_t, 3>& extents,
+                    DataType type);
+
 // A dense tensor of five dimensions that starts on every boundary, as those of PyTorch's allocator.
 TensorPointer dense_tensor(const Sizes& size, bool channels_last);
 

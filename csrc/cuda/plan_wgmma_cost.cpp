@@ -18,6 +18,7 @@ constexpr double kColumnTileClocks = 1400;  // pipeline start and drain
 constexpr double kStepClocks = 890;         // per position along d
 constexpr double kItemClocks = 6000;        // tables, first boxes of a work item
 constexpr double kStoreBytes = 10;          // of results, per clock and warpgroup
+constexpr double kStoreWordBytes = 7;       // contiguous, where they leave in words
 constexpr double kMergedSums = 8;           // of merged taps, per clock and warpgroup
 constexpr double kBoxClocks = 240;          // per box: barriers, addresses
 constexpr double kFillUnitBytes = 50;       // per clock, by the copy engine
@@ -57,7 +58,8 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
       stages * kStageOverhead + parts_of_taps * kPartOverhead + tiles * changes;
   const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
   const double merged = tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
-  const double store = stored / kStoreBytes + merged / kMergedSums;
+  const bool vectors = result_channels_last || has_vector_runs(plan);
+  const double store = stored / (vectors ? kStoreBytes : kStoreWordBytes) + merged / kMergedSums;
   const double boxes = sizes.chunks > 1 ? static_cast<double>(d.window) * sizes.chunks * tiles
                                         : std::min(d.window, d.operand_step);
   const double box_rows = sizes.box_bytes / (16. * sizes.box.width);

@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "kernels/gemm_data_sizes.h"
-#include "kernels/transposed_fill_sizes.h"
 #include "kernels/wgmma_grad_weight_shapes.h"
 #include "plan_cache.h"
 #include "plan_grad_weight.h"
@@ -24,11 +23,10 @@ constexpr int kMostPositions = 512;  // per tile
 // ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
 constexpr double kFillRowClocks = 4;  // per row of a box and the copy engine
 constexpr double kFillBytes = 28;     // per clock
-// By warps, per clock: in runs of 16 bytes, of 4 bytes.
-constexpr double kFillCopiedBytes = 7, kFillWordBytes = 2.7;
-// Element by element: all threads load one of every channel of four units, wait, and store.
-constexpr double kFillPassClocks = 1300;
-constexpr double kFillLoadClocks = 12;
+constexpr double kFillLineBytes = 11;  // staged and transposed by warps
+// Element by element: all threads load one of every channel of two units, wait, and store.
+constexpr double kFillPassClocks = 1000;
+constexpr double kFillLoadClocks = 21;
 constexpr double kFillStridedLoadClocks = 128;  // neighbours along w in a line of the cache each
 constexpr double kTileClocks = 200;             // barriers, the first products' operands
 constexpr double kBlockClocks = 6000;           // start, tables, first tiles, storing
@@ -36,31 +34,24 @@ constexpr double kSumClocks = 5000;             // another launch
 constexpr double kSumBytesPerClock = 1500;      // of the whole GPU
 constexpr double kStoresPerClock = 90;          // scattered weights, of the whole GPU
 
-// How an operand comes into shared memory: by warps in runs along w, or by the copy engine (run 0).
-struct OperandFill {
-  int run;
-  bool strided;  // along w
-};
-
-// To fill a box, or several that share lines of memory, by warps, from `origin` on along w.
-double fill_clocks(const ContractionBox& box, const OperandFill& fill, int origin) {
+// To fill a box, or several that share lines of memory, by warps.
+double fill_clocks(const ContractionBox& box, OperandFill fill, bool strided) {
+  if (fill == OperandFill::kLines)
+    return 1. * box.line_staging.unit_groups * box.most_lines * box.line_staging.line_runs *
+           box.line_staging.run_bytes / kFillLineBytes;
   const int span = box.lines_of_memory.span();
-  if (fill.run > 1) {
-    const int blocks = ((origin & 7) + span + 7) / 8;
-    return 1. * box.most_lines * blocks * kFillBlockBytes * box.units /
-           (fill.run == 8 ? kFillCopiedBytes : kFillWordBytes);
-  }
-  const double passes =
-      std::ceil(1. * box.most_lines * span / kContractFillThreads) * std::ceil(box.units / 4.);
+  const double passes = std::ceil(1. * box.most_lines * span / (32 * kContractFillWarps)) *
+                        std::ceil(box.units / 2.);
   return passes *
-         (kFillPassClocks + 8 * 4 * (fill.strided ? kFillStridedLoadClocks : kFillLoadClocks));
+         (kFillPassClocks + 8 * 2 * (strided ? kFillStridedLoadClocks : kFillLoadClocks));
 }
 
 struct Search {
   const Problem& problem;
   const Device& device;
   double tensor_bytes;  // of both operands
-  OperandFill grad_output, input;
+  OperandFill fill;
+  bool strided;  // neighbours along w of an operand lie apart
   Alternatives<WgmmaGradWeightPlan>* alternatives;
   WgmmaGradWeightPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
@@ -85,12 +76,11 @@ struct Search {
         1. * plan.samples * still.lines * still.pitch * still.blocks * still.boxes;
     const double moving_rows = 1. * plan.samples * moving.lines * moving.pitch * moving.blocks;
     const double bytes = 16 * (still_rows * still.width + moving_rows * moving.width);
-    const double fill =
-        plan.still_run == 0
+    const double filling =
+        fill == OperandFill::kCopyEngine
             ? std::max(bytes / kFillBytes, (still_rows + moving_rows) * kFillRowClocks)
-            : fill_clocks(still, plan.input_moves ? grad_output : input, 0) +
-                  fill_clocks(moving, plan.input_moves ? input : grad_output, plan.axes[2].origin);
-    const double tile_clocks = std::max(products, fill) + kTileClocks;
+            : fill_clocks(still, fill, strided) + fill_clocks(moving, fill, strided);
+    const double tile_clocks = std::max(products, filling) + kTileClocks;
     int depth = 1;
     for (int place = 0; place < plan.axes[0].taps(); ++place) {
       const PositionRange range = positions_of_tap(plan.axes[0], place);
@@ -231,14 +221,16 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
   if (problem.batch == 0) return Refusal{"there are no positions"};
   const bool by_copies = loads_in_vectors(grad_output, problem.out_channels_per_group(), type) &&
                          loads_in_vectors(input, problem.in_channels_per_group(), type);
-  const auto fill_of = [by_copies](const TensorPointer& tensor, int64_t extent) -> OperandFill {
-    constexpr int kElements = 8;  // of 16 bytes
-    if (by_copies) return {};
-    return {std::min(run_of_extent(extent, kElements), run_of(tensor, kElements)),
-            tensor.stride[4] != 1};
+  const auto by_lines = [&](const TensorPointer& tensor, int64_t Axis::* extent) {
+    return loads_in_lines(
+        tensor, {problem.axes[0].*extent, problem.axes[1].*extent, problem.axes[2].*extent}, type);
   };
-  const OperandFill grad_output_fill = fill_of(grad_output, problem.axes[2].output);
-  const OperandFill input_fill = fill_of(input, problem.axes[2].input);
+  const OperandFill fill =
+      by_copies ? OperandFill::kCopyEngine
+      : by_lines(grad_output, &Axis::output) && by_lines(input, &Axis::input)
+          ? OperandFill::kLines
+          : OperandFill::kElements;
+  const bool strided = grad_output.stride[4] != 1 || input.stride[4] != 1;
   const auto line_fits = [](const TensorPointer& tensor, int64_t extent) {
     return extent * tensor.stride[4] <= std::numeric_limits<int>::max();
   };
@@ -247,8 +239,8 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
     return Refusal{"a line along the width exceeds what it counts"};
   static PlanCache<WgmmaGradWeightPlan> cache;
   const PlanKey key(
-      problem, {device.multiprocessors, device.shared_per_block, even_if_slow, grad_output_fill.run,
-                grad_output_fill.strided, input_fill.run, input_fill.strided});
+      problem, {device.multiprocessors, device.shared_per_block, even_if_slow,
+                static_cast<int64_t>(fill), strided});
   const auto find = [&]() -> Planned<WgmmaGradWeightPlan> {
     double input_bytes = 2. * problem.batch * problem.in_channels;
     double output_bytes = 2. * problem.batch * problem.out_channels;
@@ -256,13 +248,11 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
       input_bytes *= axis.input;
       output_bytes *= axis.output;
     }
-    Search search{problem,          device,     input_bytes + output_bytes,
-                  grad_output_fill, input_fill, alternatives};
+    Search search{problem, device, input_bytes + output_bytes, fill, strided, alternatives};
     for (bool input_moves : {true, false}) {
       WgmmaGradWeightPlan plan{};
       plan.input_moves = input_moves;
-      plan.still_run = (input_moves ? grad_output_fill : input_fill).run;
-      plan.moving_run = (input_moves ? input_fill : grad_output_fill).run;
+      plan.fill = fill;
       bool possible = true;
       for (int a = 0; a < 3 && possible; ++a) {
         const std::optional<WindowAxis> axis =
@@ -282,9 +272,9 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
   const Planned<WgmmaGradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
   if (planned && !by_copies && !even_if_slow) {
     const auto portable = plan_gemm_grad_weight(problem, type, grad_output, input, device);
-    // Where lines have odd lengths, the portable kernel took up to 1.8 times its prediction.
-    constexpr double kClearly = 1.05;
-    if (portable && portable.clocks() * kClearly < planned.clocks())
+    // The portable kernel loads odd lines by elements, too, and takes up to 1.8 times its prediction.
+    const double clearly = fill == OperandFill::kElements ? 1.6 : 1.1;
+    if (portable && portable.clocks() * clearly < planned.clocks())
       return Refusal{
           "warps would fill its tiles, for which the portable kernel is predicted faster"};
   }

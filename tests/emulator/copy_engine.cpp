@@ -134,6 +134,8 @@ void copy_tensor(uint32_t destination, const CUtensorMap& map, uint32_t barrier,
   TensorMap decoded;
   std::memcpy(&decoded, &map, sizeof(decoded));
   if (decoded.data == nullptr) fail_at(where, "copy_tensor: not a tensor map");
+  if (coordinates[0] * decoded.element_bytes % 16 != 0)
+    fail_at(where, "copy_tensor from element %d of a line", coordinates[0]);
   complete_later([=] { copy_box(destination, decoded, coordinates, barrier); });
 }
 

@@ -9,13 +9,12 @@ std::string text_of(const WgmmaGradWeightPlan& plan, const WgmmaGradWeightSizes&
   char text[400];
   std::snprintf(text, sizeof(text),
                 "%s moves as %s, merged %d, columns %d, tap_groups %d, tiles %d, %s, %s %dx%d, "
-                "samples %d, stages %d, splits %d, %d jobs, runs %d and %d",
+                "samples %d, stages %d, splits %d, %d jobs, fill %d",
                 plan.input_moves ? "input" : "grad_output", plan.moving_rows ? "rows" : "columns",
                 plan.merged, plan.columns, plan.tap_groups, plan.tiles,
                 plan.split_positions ? "positions split" : "tiles split",
                 plan.flattened ? "flattened" : "lines", plan.tile_h, plan.tile_w, plan.samples,
-                plan.stages, plan.splits, static_cast<int>(sizes.jobs), plan.still_run,
-                plan.moving_run);
+                plan.stages, plan.splits, static_cast<int>(sizes.jobs), static_cast<int>(plan.fill));
   return text;
 }
 

@@ -42,6 +42,9 @@ void copy_async_wait() {
 inline void store_vector(void* target, const uint32_t (&words)[4]) {
   emulator::store_global(target, words, 16);
 }
+inline void store_vector(void* target, const uint4& words) {
+  emulator::store_global(target, &words.x, 16);
+}
 inline void store_half_vector(void* target, const uint32_t (&words)[4]) {
   emulator::store_global(target, words, 8);
 }

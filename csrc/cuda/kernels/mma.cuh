@@ -70,6 +70,9 @@ __device__ __forceinline__ void store_vector(void* target, const uint32_t (&word
                "r"(words[1]), "r"(words[2]), "r"(words[3])
                : "memory");
 }
+__device__ __forceinline__ void store_vector(void* target, const uint4& words) {
+  store_vector(target, {words.x, words.y, words.z, words.w});
+}
 __device__ __forceinline__ void store_half_vector(void* target, const uint32_t (&words)[4]) {
   asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(target), "r"(words[0]), "r"(words[1])
                : "memory");

@@ -26,39 +26,76 @@ CUtensorMapDataType element_of(DataType type) {
   }
 }
 
+CUtensorMapSwizzle swizzle_of(int bytes) {
+  switch (bytes) {
+    case 32:
+      return CU_TENSOR_MAP_SWIZZLE_32B;
+    case 64:
+      return CU_TENSOR_MAP_SWIZZLE_64B;
+    case 128:
+      return CU_TENSOR_MAP_SWIZZLE_128B;
+    default:
+      return CU_TENSOR_MAP_SWIZZLE_NONE;
+  }
+}
+
+// A map's five dimensions, the fastest first.
+struct Dimensions {
+  cuuint64_t sizes[5];
+  int64_t strides[4];  // elements, of all but the first
+  cuuint32_t covers[5], steps[5];
+};
+
+cudaError_t encode_map(const TensorPointer& tensor, DataType type, const Dimensions& dimensions,
+                       int swizzle, CUtensorMap* map) {
+  static const auto encode = encoder();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  cuuint64_t strides[4];  // bytes
+  for (int i = 0; i < 4; ++i) {
+    // The stride of an extent of 1 means nothing and may be anything.
+    const int64_t stride = dimensions.strides[i] * element_bytes(type);
+    strides[i] = dimensions.sizes[i + 1] == 1 ? kUnitBytes : static_cast<cuuint64_t>(stride);
+  }
+  const CUresult result =
+      encode(map, element_of(type), 5, tensor.data, dimensions.sizes, strides, dimensions.covers,
+             dimensions.steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_of(swizzle),
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 }  // namespace
 
 cudaError_t describe_tensor(const TensorPointer& tensor, DataType type, int64_t channels,
                             const std::array<int64_t, 4>& extents, const TensorBox& box,
                             CUtensorMap* map) {
-  static const auto encode = encoder();
-  if (encode == nullptr) return cudaErrorNotSupported;
-  // The map's dimensions are (channels, w, h, d, batch).
-  cuuint64_t sizes[5] = {static_cast<cuuint64_t>(channels)};
-  cuuint64_t strides[4];  // bytes, of all but the channels
-  for (int i = 0; i < 4; ++i) {
-    sizes[i + 1] = static_cast<cuuint64_t>(extents[3 - i]);
-    // The stride of an extent of 1 means nothing and may be anything.
-    const int64_t stride = tensor.stride[i == 3 ? 0 : 4 - i] * element_bytes(type);
-    strides[i] = sizes[i + 1] == 1 ? kUnitBytes : static_cast<cuuint64_t>(stride);
-  }
+  // (channels, w, h, d, batch)
+  const auto extent = [&](int i) { return static_cast<cuuint64_t>(extents[i]); };
   const auto covered = [](int size, int step) {
     return static_cast<cuuint32_t>(step * (size - 1) + 1);
   };
-  const cuuint32_t covers[5] = {
-      static_cast<cuuint32_t>(box.width * kUnitBytes / element_bytes(type)),
-      covered(box.size_w, box.step_w), covered(box.size_h, box.step_h), 1,
-      static_cast<cuuint32_t>(box.samples)};
-  const cuuint32_t steps[5] = {1, static_cast<cuuint32_t>(box.step_w),
-                               static_cast<cuuint32_t>(box.step_h), 1, 1};
-  const CUtensorMapSwizzle swizzle = box.width == 8   ? CU_TENSOR_MAP_SWIZZLE_128B
-                                     : box.width == 4 ? CU_TENSOR_MAP_SWIZZLE_64B
-                                                      : CU_TENSOR_MAP_SWIZZLE_32B;
-  const CUresult result =
-      encode(map, element_of(type), 5, tensor.data, sizes, strides, covers, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+  const auto& stride = tensor.stride;
+  const int row_bytes = box.width * kUnitBytes;
+  return encode_map(
+      tensor, type,
+      {{static_cast<cuuint64_t>(channels), extent(3), extent(2), extent(1), extent(0)},
+       {stride[4], stride[3], stride[2], stride[0]},
+       {static_cast<cuuint32_t>(row_bytes / element_bytes(type)), covered(box.size_w, box.step_w),
+        covered(box.size_h, box.step_h), 1, static_cast<cuuint32_t>(box.samples)},
+       {1, static_cast<cuuint32_t>(box.step_w), static_cast<cuuint32_t>(box.step_h), 1, 1}},
+      row_bytes, map);
+}
+
+cudaError_t describe_lines(const TensorPointer& tensor, DataType type, int64_t channels,
+                           int64_t batch, int64_t positions, const TensorLine& line,
+                           CUtensorMap* map) {
+  return encode_map(tensor, type,
+                    {{static_cast<cuuint64_t>(positions), static_cast<cuuint64_t>(channels),
+                      static_cast<cuuint64_t>(batch), 1, 1},
+                     {tensor.stride[1], tensor.stride[0], 0, 0},
+                     {static_cast<cuuint32_t>(line.positions),
+                      static_cast<cuuint32_t>(line.channels), 1, 1, 1},
+                     {1, 1, 1, 1, 1}},
+                    line.swizzle, map);
 }
 
 }  // namespace convt3d

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include "tensors.h"
+#include "staged_lines_sizes.h"
 
 namespace convt3d {
 
@@ -16,11 +17,27 @@ struct TensorBox {
   int samples;
 };
 
+// Lines along w of a contiguous tensor, of which (d, h, w) are one axis: positions, then channels.
+struct TensorLine {
+  int positions, channels;
+  int swizzle;  // bytes; 0: none
+};
+
+// What is staged at once (staged_lines.cuh).
+inline TensorLine staged_line(const LineStaging& staging) {
+  return {staging.pitch / 2, staging.units * 8, staging.swizzle()};
+}
+
 // A map of `tensor`, whose channels are neighbours: `channels` of all groups, `extents` of (batch,
 // d, h, w). Float32 is rounded to the nearest TF32 while it is copied; the tensor cores would cut
 // off. cudaErrorNotSupported: the driver has no such maps.
 cudaError_t describe_tensor(const TensorPointer& tensor, DataType type, int64_t channels,
                             const std::array<int64_t, 4>& extents, const TensorBox& box,
                             CUtensorMap* map);
+// The same for lines: `positions` of one channel. The map's coordinates are (position, channel,
+// sample, 0, 0).
+cudaError_t describe_lines(const TensorPointer& tensor, DataType type, int64_t channels,
+                           int64_t batch, int64_t positions, const TensorLine& line,
+                           CUtensorMap* map);
 
 }  // namespace convt3d

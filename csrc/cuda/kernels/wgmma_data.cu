@@ -20,6 +20,17 @@ extern template cudaError_t launch_wgmma_typed<__nv_bfloat16, true>(const WgmmaD
 extern template cudaError_t launch_wgmma_typed<__nv_bfloat16, false>(const WgmmaDataArguments&, int,
                                                                      cudaStream_t);
 
+// Contiguous results.
+static bool stores_in_vectors(const WgmmaDataPlan& plan, const TensorPointer& result,
+                              DataType type) {
+  constexpr int64_t kVectorBytes = 16;
+  bool aligned = has_vector_runs(plan) && result.stride[4] == 1 &&
+                 reinterpret_cast<uintptr_t>(result.data) % kVectorBytes == 0;
+  for (int dim = 0; dim < 4; ++dim)
+    aligned = aligned && result.stride[dim] * element_bytes(type) % kVectorBytes == 0;
+  return aligned;
+}
+
 cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
                               const WgmmaDataPlan& plan, TensorPointer operand,
                               TensorPointer weight, VectorPointer bias, TensorPointer result,
@@ -45,7 +56,8 @@ cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
       .bias = bias,
       .packed = static_cast<char*>(scratch),
       .result_in_vectors =
-          channels_last && loads_in_vectors(result, forward ? out_channels : in_channels, type),
+          channels_last ? loads_in_vectors(result, forward ? out_channels : in_channels, type)
+                        : stores_in_vectors(plan, result, type),
   };
   if (plan.fill_run == 0) {
     // A box is one residue pair; several samples lie one behind the other.

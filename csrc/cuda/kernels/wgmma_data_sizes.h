@@ -60,6 +60,14 @@ constexpr int wgmma_run_rows(const WgmmaDataPlan& plan) {
 }
 constexpr int kWgmmaRuns = 16;
 
+// Whether warps hold neighbours along w of a contiguous result that can leave 16 bytes at a time:
+// lines and runs are multiples of that.
+constexpr bool has_vector_runs(const WgmmaDataPlan& plan) {
+  const WindowAxis& w = plan.axes[2];
+  return !plan.flattened && plan.merged_taps == 0 && w.result_step == plan.w_planes &&
+         w.result_extent % plan.unit_elements == 0;
+}
+
 // 16-byte units of channels side by side in a row of a box: as many as a stage has, or one step's.
 constexpr int box_width(const WgmmaDataPlan& plan) {
   return plan.stage_units == 6 ? 2 : plan.stage_units;

@@ -138,7 +138,8 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
 // ---- Contiguous --------------------------------------------------------------------------------
 // Each warp passes eight channels at a time through shared memory of its own, from "a lane owns
 // channels of a row" to "a lane owns neighbours along w of a channel". A word is 32 bits of the
-// latter: the same positions for all channels, so that they are located once per column tile.
+// latter, a vector four words: the same positions for all channels, so that they are located once
+// per column tile.
 template <typename T, int kPlanes, int kBlocks>
 struct StagedWords {
   static constexpr int kPerChannel = 16 * kBlocks * kPlanes / kWordElements<T>;
@@ -146,6 +147,11 @@ struct StagedWords {
   // Lanes are spread over channels, or take several words.
   static constexpr int kChannelsAtOnce = kPerChannel < 32 ? 32 / kPerChannel : 1;
   static constexpr int kPerLane = kPerChannel > 32 ? kPerChannel / 32 : 1;
+  // The same in vectors, of which a channel has at most 32. Of eight channels with two each, they
+  // leave lanes without one.
+  static constexpr int kVectors = kPerChannel / 4;
+  static constexpr int kVectorChannels = 32 / kVectors < kStagedChannels ? 32 / kVectors
+                                                                         : kStagedChannels;
 };
 
 // Where the elements of a word go, relative to the result tile.
@@ -236,19 +242,24 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
   }
 }
 
-template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
-__device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
-                                                 const ResultTile<T>& to,
-                                                 const float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                                 const unsigned* rows, uint32_t* staging,
-                                                 int lane) {
+// kVectors: 16 bytes at a time, which lie inside the result or outside as a whole; else in words, or
+// elements where a word has no place.
+template <bool kVectors, typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
+__device__ __forceinline__ void store_runs(const WgmmaDataArguments& args, const ResultTile<T>& to,
+                                           const float (&sums)[kBlocks][kSlots][kColumns / 2],
+                                           const unsigned* rows, uint32_t* staging, int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
   constexpr int kBuffer = kStagedChannels * Words::kPitch;
-  const int first_word = lane % Words::kPerChannel, first_channel = lane / Words::kPerChannel;
-  WordPlace places[Words::kPerLane];
+  // Neighbouring lanes take neighbours of a channel.
+  constexpr int kPerChannel = kVectors ? Words::kVectors : Words::kPerChannel;
+  constexpr int kAtOnce = kVectors ? Words::kVectorChannels : Words::kChannelsAtOnce;
+  constexpr int kPerLane = kVectors ? 1 : Words::kPerLane;
+  const int first_word = lane % kPerChannel * (kVectors ? 4 : 1);
+  const int first_channel = lane / kPerChannel;
+  WordPlace places[kPerLane];
   bool any = false, apart = false;
 #pragma unroll
-  for (int k = 0; k < Words::kPerLane; ++k) {
+  for (int k = 0; k < kPerLane; ++k) {
     places[k] = locate_word<T, kPlanes>(args, to, rows, first_word + 32 * k);
     const bool inside = places[k].inside[0] || places[k].inside[1];
     any = any || inside;
@@ -266,34 +277,61 @@ __device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
     const float bias[2] = {to.bias[first + 2 * (lane % 4)], to.bias[first + 2 * (lane % 4) + 1]};
     stage_channels<T, kColumns, kPlanes>(buffer, sums, bias, first, lane);
     __syncwarp();
-    constexpr int kSteps = kStagedChannels / Words::kChannelsAtOnce;
-    uint32_t words[kSteps][Words::kPerLane];
+    const uint32_t* const staged = buffer + first_channel * Words::kPitch + first_word;
+    const int channels = min(kStagedChannels, to.channels - first) - first_channel;
+    if constexpr (kVectors) {
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i)
+      for (int c = 0; c < kStagedChannels; c += kAtOnce) {
+        if (places[0].together && c < channels)
+          store_vector(target + places[0].offset[0],
+                       *reinterpret_cast<const uint4*>(staged + c * Words::kPitch));
+        target += kAtOnce * stride_c;
+      }
+    } else {
+      constexpr int kSteps = kStagedChannels / kAtOnce;
+      uint32_t words[kSteps][kPerLane];
 #pragma unroll
-      for (int k = 0; k < Words::kPerLane; ++k)
-        words[i][k] = buffer[(first_channel + i * Words::kChannelsAtOnce) * Words::kPitch +
-                             first_word + 32 * k];
+      for (int i = 0; i < kSteps; ++i)
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      if (first + first_channel + i * Words::kChannelsAtOnce < to.channels) {
+        for (int k = 0; k < kPerLane; ++k)
+          words[i][k] = staged[i * kAtOnce * Words::kPitch + 32 * k];
 #pragma unroll
-        for (int k = 0; k < Words::kPerLane; ++k) {
-          const WordPlace& place = places[k];
-          if (place.together) {
-            *reinterpret_cast<uint32_t*>(target + place.offset[0]) = words[i][k];
-          } else if (apart) {
-            unsigned short* const elements = reinterpret_cast<unsigned short*>(target);
-            if (place.inside[0])
-              elements[place.offset[0]] = static_cast<unsigned short>(words[i][k]);
-            if (place.inside[1])
-              elements[place.offset[1]] = static_cast<unsigned short>(words[i][k] >> 16);
+      for (int i = 0; i < kSteps; ++i) {
+        if (i * kAtOnce < channels) {
+#pragma unroll
+          for (int k = 0; k < kPerLane; ++k) {
+            const WordPlace& place = places[k];
+            if (place.together) {
+              *reinterpret_cast<uint32_t*>(target + place.offset[0]) = words[i][k];
+            } else if (apart) {
+              unsigned short* const elements = reinterpret_cast<unsigned short*>(target);
+              if (place.inside[0])
+                elements[place.offset[0]] = static_cast<unsigned short>(words[i][k]);
+              if (place.inside[1])
+                elements[place.offset[1]] = static_cast<unsigned short>(words[i][k] >> 16);
+            }
           }
         }
+        target += kAtOnce * stride_c;
       }
-      target += Words::kChannelsAtOnce * stride_c;
     }
   }
+}
+
+template <bool kMerged, typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
+__device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
+                                                 const ResultTile<T>& to,
+                                                 const float (&sums)[kBlocks][kSlots][kColumns / 2],
+                                                 const unsigned* rows, uint32_t* staging,
+                                                 int lane) {
+  // See has_vector_runs().
+  if constexpr (!kMerged) {
+    if (args.result_in_vectors) {
+      store_runs<true, T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
+      return;
+    }
+  }
+  store_runs<false, T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
 }
 
 }  // namespace convt3d

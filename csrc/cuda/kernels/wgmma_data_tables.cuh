@@ -35,7 +35,7 @@ struct WgmmaDataArguments {
   int64_t weight_group_stride, weight_operand_stride, weight_result_stride;
   VectorPointer bias;
   char* packed;
-  bool result_in_vectors;  // channels-last: 16-byte stores
+  bool result_in_vectors;  // 16-byte stores
 };
 
 // ---- The order of taps -----------------------------------------------------------------------

@@ -30,46 +30,49 @@ cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
     return type == DataType::kFloat16 ? launch_wgmma_grad_weight_typed<__half>(args, stream)
                                       : launch_wgmma_grad_weight_typed<__nv_bfloat16>(args, stream);
   };
-  if (plan.still_run != 0) {
-    const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-    const auto set = [](ContractionFill& fill, const TensorPointer& tensor,
-                        const ContractionBox& box, int run) {
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  const ContractionBox &still_box = args.sizes.still, &moving_box = args.sizes.moving;
+  cudaError_t status = cudaSuccess;
+  if (plan.fill != OperandFill::kCopyEngine) {
+    const auto set = [&](int index, const TensorPointer& tensor, const ContractionBox& box,
+                         const std::array<int, 3>& extents) {
+      ContractionFill& fill = args.fills[index];
       fill.tensor = tensor;
       fill.lines = box.lines_of_memory;
-      fill.run = run;
+      fill.line_staging = box.line_staging;
       fill.units = box.units;
       fill.channels = box.channels;
       fill.slice = box.slice;
       fill.width = box.width;
       fill.block_bytes = box.block_bytes();
+      fill.extent_h = extents[1];
+      fill.extent_w = extents[2];
+      if (plan.fill != OperandFill::kLines || status != cudaSuccess) return;
+      const int64_t positions = int64_t{extents[0]} * extents[1] * extents[2];
+      status = describe_lines(tensor, type, problem.groups * box.channels, problem.batch, positions,
+                              staged_line(box.line_staging), &args.maps[index]);
     };
-    set(args.fills[0], still, args.sizes.still, plan.still_run);
-    args.fills[0].extent_h = h.result_extent;
-    args.fills[0].extent_w = w.result_extent;
+    set(0, still, still_box, {d.result_extent, h.result_extent, w.result_extent});
+    set(1, moving, moving_box, {d.operand_extent, h.operand_extent, w.operand_extent});
     args.fills[0].step_d = d.result_step;
-    set(args.fills[1], moving, args.sizes.moving, plan.moving_run);
-    args.fills[1].extent_h = h.operand_extent;
-    args.fills[1].extent_w = w.operand_extent;
     args.fills[1].step_d = d.operand_step;
     args.fills[1].origin_h = h.origin;
     args.fills[1].origin_w = w.origin;
     args.fills[1].boxes_at = args.sizes.moving_at;
-    return launch();
+    return status != cudaSuccess ? status : launch();
   }
   // A box of the still operand is one of its residue pairs.
-  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-  const ContractionBox &still_box = args.sizes.still, &moving_box = args.sizes.moving;
-  cudaError_t status =
+  status =
       describe_tensor(still, type, problem.groups * still_box.channels,
                       {problem.batch, d.result_extent, h.result_extent, w.result_extent},
                       {still_box.width, still_box.lines, still_box.pitch, h.result_step,
                        w.result_step, plan.samples},
-                      &args.still_map);
+                      &args.maps[0]);
   if (status != cudaSuccess) return status;
   status = describe_tensor(
       moving, type, problem.groups * moving_box.channels,
       {problem.batch, d.operand_extent, h.operand_extent, w.operand_extent},
-      {moving_box.width, moving_box.lines, moving_box.pitch, 1, 1, plan.samples}, &args.moving_map);
+      {moving_box.width, moving_box.lines, moving_box.pitch, 1, 1, plan.samples}, &args.maps[1]);
   if (status != cudaSuccess) return status;
   return launch();
 }

@@ -4,7 +4,7 @@
 //   columns  channels of the other operand, or fewer of several taps
 //   depth    positions, batch included
 //
-//   tiles    the copy engine, or four warps where channels are not the fastest dimension of both
+//   tiles    the copy engine, or warps where channels are not the fastest dimension of both
 //            operands, bring their tiles of positions into a ring in shared memory, a row per
 //            position with its channels side by side, the moving one with the halo of all taps
 //            (h, w). The matrix units read the rows transposed, and a tap is an offset to other
@@ -28,8 +28,8 @@
 
 namespace convt3d {
 
-// Together those that the block starts with, 168 of each thread.
-constexpr int kContractRegisters = 192, kContractFillRegisters = 120;
+// Together 256 of a pair of threads.
+constexpr int kContractRegisters = 192, kContractFillRegisters = 64;
 
 // ---- Products ----------------------------------------------------------------------------------
 template <int kTiles, int kSums>
@@ -167,11 +167,15 @@ __global__ void __launch_bounds__(kContractThreads, 1)
   const auto jobs = static_cast<unsigned>(sizes.jobs);
   const unsigned job_index = blockIdx.x % jobs, split = blockIdx.x / jobs;
   const ContractionJob job(args, job_index);
+  const OperandFill fill = plan.fill;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < plan.stages; ++stage) {
-      barrier_init(shared.full(stage), plan.still_run == 0 ? 1 : kContractFillThreads / 32);
+      barrier_init(shared.full(stage), fill == OperandFill::kCopyEngine ? 1
+                                       : fill == OperandFill::kLines    ? kContractTransposers
+                                                                        : kContractFillWarps);
       barrier_init(shared.empty(stage), 2 * kWarpgroupThreads / 32);
     }
+    if (fill == OperandFill::kLines) shared.line_rings.init();
     fence_barrier_init();
   }
   // Rows that pad a tile are never filled; what they meet must be finite.
@@ -188,13 +192,19 @@ __global__ void __launch_bounds__(kContractThreads, 1)
   const int last = min(first + per_split, tiles);
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
-  if (warpgroup == 2) {
+  if (warpgroup >= 2) {
     release_registers<kContractFillRegisters>();
     const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
-    if (plan.still_run != 0)
-      fill_by_warps<T>(args, shared, range, first, last, thread);
-    else if (thread == 0)
-      fill_by_copies(args, job, shared, range, first, last);
+    const int transposer = thread - 32 * kContractLoaders;
+    if (fill == OperandFill::kCopyEngine) {
+      if (thread == 0) fill_by_copies(args, job, shared, range, first, last);
+    } else if (fill == OperandFill::kElements) {
+      fill_by_warps<T, false>(args, shared, range, first, last, thread);
+    } else if (transposer < 0) {
+      stage_contractions(args, shared, range, first, last, thread / 32);
+    } else {
+      fill_by_warps<T, true>(args, shared, range, first, last, transposer);
+    }
     return;
   }
   claim_registers<kContractRegisters>();
@@ -216,15 +226,28 @@ __global__ void __launch_bounds__(kContractThreads, 1)
         to[(t * kColumns / 2 + i) * kWarpgroupThreads] = sums[t][i];
     }
   } else {
+    // Through shared memory, where the boxes were, so that the places of weights are computed in
+    // one loop and not for each of a thread's sums.
+    named_barrier(1, 2 * kWarpgroupThreads);
+    constexpr int kPitch = contraction_pitch(kColumns);
+    float* const staged = reinterpret_cast<float*>(base) + warpgroup * 64 * kPitch;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       if (t >= plan.tiles || first_tile + t >= job.tiles) break;
+      named_barrier(2 + warpgroup, kWarpgroupThreads);  // the tile before has been read
+#pragma unroll
+      for (int i = 0; i < kColumns / 2; i += 2)
+        *reinterpret_cast<float2*>(staged + sum_row(thread, i) * kPitch +
+                                   sum_column(thread, i)) = {sums[t][i], sums[t][i + 1]};
+      named_barrier(2 + warpgroup, kWarpgroupThreads);
       const TapTile tile =
           tap_tile_at(plan.axes[1], plan.axes[2], plan.merged, job.first_tile + first_tile + t);
-#pragma unroll
-      for (int i = 0; i < kColumns / 2; ++i)
-        write_weight<T>(args, weight_of(args, job, tile, sum_row(thread, i), sum_column(thread, i)),
-                        sums[t][i]);
+#pragma unroll 4
+      for (int i = thread; i < 64 * kColumns; i += kWarpgroupThreads) {
+        const int row = i / kColumns, column = i % kColumns;
+        write_weight<T>(args, weight_of(args, job, tile, row, column),
+                        staged[row * kPitch + column]);
+      }
     }
   }
 #endif

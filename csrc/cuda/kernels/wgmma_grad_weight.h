@@ -8,7 +8,7 @@ namespace convt3d {
 
 // Enqueues the product and, where there are several partial results, their sum in fixed order.
 // `workspace` has workspace_bytes, 16-byte aligned. For kFloat16 and kBFloat16 on compute
-// capability 9.0; where plan.still_run is 0, both operands channels-last with 16-byte aligned
+// capability 9.0; where the copy engine fills, both operands channels-last with 16-byte aligned
 // channels.
 cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
                                      const WgmmaGradWeightPlan& plan, TensorPointer grad_output,

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "transposed_fill_sizes.h"
-
 namespace convt3d {
 namespace {
 
@@ -32,6 +30,8 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
   const int in = static_cast<int>(problem.in_channels_per_group());
   const int out = static_cast<int>(problem.out_channels_per_group());
+  const bool by_warps = plan.fill != OperandFill::kCopyEngine;
+  const bool lines = plan.fill == OperandFill::kLines;
   WgmmaGradWeightSizes sizes{};
   ContractionBox &still = sizes.still, &moving = sizes.moving;
   still.channels = plan.input_moves ? out : in;
@@ -67,23 +67,30 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
     const TapTile to = tap_tile_at(h, w, plan.merged, last);
     still.boxes = std::max(still.boxes,
                            (to.plane_h - from.plane_h) * w.planes + to.plane_w - from.plane_w + 1);
-    if (plan.still_run != 0)
+    if (by_warps)
       still.most_lines =
           std::max(still.most_lines, (to.plane_h - from.plane_h + 1) * plan.samples * still.lines);
   }
-  if (plan.still_run != 0) {
+  sizes.tiles_h = static_cast<int>(ceil_of(h.positions, plan.tile_h));
+  sizes.tiles_w = static_cast<int>(ceil_of(w.positions, plan.tile_w));
+  sizes.sample_tiles = static_cast<int>(ceil_of(problem.batch, plan.samples));
+  if (by_warps) {
     still.lines_of_memory = box_lines(h.result_step, w.result_step, plan.samples, still.lines,
                                       still.pitch, still.blocks * still.rows);
     moving.lines_of_memory =
         box_lines(1, 1, plan.samples, moving.lines, moving.pitch, moving.blocks * moving.rows);
     moving.most_lines = plan.samples * moving.lines;
-    for (ContractionBox* box : {&still, &moving})
+    for (ContractionBox* box : {&still, &moving}) {
       box->units = static_cast<int>(ceil_of(std::min(box->slice, box->channels), 8));
+      if (!lines) continue;
+      const int step = sizes.tiles_w > 1 ? box->lines_of_memory.step_w * plan.tile_w : 0;
+      const int before = box == &still ? most_before(w.result_extent, 0, step)
+                                       : most_before(w.operand_extent, w.origin, step);
+      box->line_staging =
+          line_staging(box->most_lines, before + box->lines_of_memory.span(), box->units);
+      sizes.line_slot_bytes = std::max(sizes.line_slot_bytes, box->line_staging.slot_bytes());
+    }
   }
-  sizes.tiles_h = static_cast<int>(ceil_of(h.positions, plan.tile_h));
-  sizes.tiles_w = static_cast<int>(ceil_of(w.positions, plan.tile_w));
-  sizes.sample_tiles = static_cast<int>(ceil_of(problem.batch, plan.samples));
-
   sizes.moving_at = still.bytes();
   sizes.stage_bytes = sizes.moving_at + moving.bytes();
   int64_t at = static_cast<int64_t>(plan.stages) * sizes.stage_bytes;
@@ -97,15 +104,17 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
   sizes.tables_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
   at = round_up(at + 4 * (sizes.steps + 2 * plan.tiles), 16);
   sizes.lines_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
-  if (plan.still_run != 0)
+  if (by_warps)
     at = round_up(
         at + 2 * kFilledOperandBytes + kFilledLineBytes * (still.most_lines + moving.most_lines),
         16);
-  sizes.fill_staging_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
-  if (std::max(plan.still_run, plan.moving_run) > 1)
-    at += kContractFillThreads / 32 * kContractFillDepth * fill_batch_bytes(kFillUnits);
+  if (lines) at = round_up(at, 1024);
+  sizes.line_rings_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
+  if (lines) at += line_rings_bytes(kContractTransposers, kContractLineDepth, sizes.line_slot_bytes);
   sizes.barriers_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
-  at += 16 * plan.stages;
+  at += 16 * plan.stages + (lines ? line_barriers_bytes(kContractTransposers, kContractLineDepth) : 0);
+  // The sums of both warpgroups' tap tiles on their way to memory, in the end.
+  at = std::max(at, int64_t{2} * 64 * contraction_pitch(plan.columns) * 4);
   sizes.shared_bytes = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
 
   sizes.jobs = problem.groups * d.taps() * still.slices * moving.slices *

@@ -1,10 +1,18 @@
 // Plan of the WGMMA grad_weight kernel and what follows from it. No CUDA headers.
 #pragma once
 
+#include "staged_lines_sizes.h"
 #include "tensors.h"
 #include "wgmma_grad_weight_geometry.h"
 
 namespace convt3d {
+
+// How operands come into shared memory.
+enum class OperandFill {
+  kCopyEngine,  // their channels are neighbours: by the copy engine alone
+  kLines,       // w is fastest: the copy engine stages lines of every channel, warps transpose them
+  kElements     // any: warps load element by element
+};
 
 // What the plan decides. A block of threads owns one tap along d, a slice of channels of either
 // operand and a group of tap tiles, and walks over its share of the position tiles.
@@ -20,7 +28,7 @@ struct WgmmaGradWeightPlan {
   bool flattened;        // positions (sample, h, w) as one axis with the halo between
   int samples, tile_h, tile_w;  // positions per tile; several samples only flattened
   int stages;                   // buffered position tiles
-  int still_run, moving_run;    // neighbours along w that warps load; 0: the copy engine fills
+  OperandFill fill;             // of both operands
   int splits;                   // shares of the position tiles
   double clocks;                // predicted, of one multiprocessor
 };
@@ -41,15 +49,21 @@ struct ContractionBox {
   BoxLines lines_of_memory;
   int most_lines;  // of a block's boxes
   int units;       // to fill
+  LineStaging line_staging;
 
   CONVT3D_HOST_DEVICE int block_bytes() const { return rows * width * 16; }
   CONVT3D_HOST_DEVICE int bytes() const { return boxes * blocks * block_bytes(); }
 };
 
-// Threads that fill boxes where the copy engine does not, and the tables they use.
-constexpr int kContractFillThreads = 128;
-constexpr int kContractFillDepth = 4;  // batches (transposed_fill.cuh) of a warp
-constexpr int kFilledOperandBytes = 24, kFilledLineBytes = 8;
+// Warps that fill boxes where the copy engine does not, with elements, or some have it stage lines
+// and the others transpose them; and the tables they use.
+constexpr int kContractFillWarps = 8, kContractLoaders = 2, kContractLineDepth = 2;
+constexpr int kContractTransposers = kContractFillWarps - kContractLoaders;
+constexpr int kFilledOperandBytes = 32, kFilledLineBytes = 8;
+
+// A tap tile's sums on their way to memory: from one row to the next, so that rows that are written
+// together meet different banks.
+constexpr int contraction_pitch(int columns) { return columns + 8; }
 
 // Facts that follow from a problem and a plan.
 struct WgmmaGradWeightSizes {
@@ -59,7 +73,8 @@ struct WgmmaGradWeightSizes {
   int tiles_h, tiles_w, sample_tiles;
   int steps;  // of 16 positions per tile
   int stage_bytes, moving_at;
-  int tables_at, lines_at, fill_staging_at, barriers_at, shared_bytes;
+  int line_slot_bytes;  // 0: no lines are staged
+  int tables_at, lines_at, line_rings_at, barriers_at, shared_bytes;
   int64_t jobs;             // blocks per split
   int64_t slots;            // partial results per weight
   int64_t partials;         // sums of one slot

@@ -3,18 +3,20 @@
 #pragma once
 
 #include "mma.cuh"
+#include "staged_lines.cuh"
 #include "wgmma.cuh"
 #include "wgmma_grad_weight.h"
 
 namespace convt3d {
 
-constexpr int kContractThreads = 3 * kWarpgroupThreads;  // two warpgroups multiply
+constexpr int kContractThreads = 4 * kWarpgroupThreads;  // two warpgroups multiply
 
 // An operand that warps fill boxes with.
 struct ContractionFill {
   TensorPointer tensor;
   BoxLines lines;
-  int run, units;
+  LineStaging line_staging;
+  int units;
   int channels, slice;             // per group
   int extent_h, extent_w, step_d;  // of the tensor, from a position to the next
   int origin_h, origin_w;          // coordinates of position 0
@@ -24,8 +26,8 @@ struct ContractionFill {
 struct WgmmaGradWeightArguments {
   WgmmaGradWeightPlan plan;
   WgmmaGradWeightSizes sizes;
-  CUtensorMap still_map, moving_map;  // by copies
-  ContractionFill fills[2];           // by warps: still, moving
+  CUtensorMap maps[2];       // still, moving: of boxes or lines, if the copy engine brings them
+  ContractionFill fills[2];  // by warps
   int groups, batch;
   int64_t result_group_stride, result_row_stride, result_column_stride, result_tap_stride[3];
   void* result;
@@ -70,10 +72,12 @@ __device__ __forceinline__ int plane_pair(const WindowAxis& w, const TapTile& ti
 // What warps fill for a block's job of one operand; in shared memory, because registers are short
 // where it is needed.
 struct FilledOperand {
-  int64_t first;  // element: first channel, position 0 of the taps along d
-  int channels;   // present
+  int64_t first;     // element: first channel, position 0 of the taps along d
+  int channel, d;    // the same
+  int channels;      // present
   int lines;
   int rows;  // of all boxes
+  int group_slots;  // of staged lines
 };
 struct FilledLine {
   int row;
@@ -88,7 +92,7 @@ struct ContractionShared {
   unsigned* offsets;        // the same of a tap tile
   FilledOperand* operands;  // still, moving
   FilledLine* lines;        // of the still one, then of the moving one
-  char* fill_staging;
+  LineRings<kContractTransposers, kContractLineDepth> line_rings;
 
   __device__ ContractionShared(char* base, const WgmmaGradWeightArguments& args)
       : stages(shared_address(base)),
@@ -97,7 +101,8 @@ struct ContractionShared {
         offsets(steps + args.sizes.steps),
         operands(reinterpret_cast<FilledOperand*>(base + args.sizes.lines_at)),
         lines(reinterpret_cast<FilledLine*>(operands + 2)),
-        fill_staging(base + args.sizes.fill_staging_at) {}
+        line_rings{base + args.sizes.line_rings_at, args.sizes.line_slot_bytes,
+                   barriers + 16 * args.plan.stages} {}
   __device__ uint32_t full(int stage) const { return barriers + 16 * stage; }
   __device__ uint32_t empty(int stage) const { return barriers + 16 * stage + 8; }
 };
@@ -144,7 +149,7 @@ __device__ inline void write_contraction_tables(const WgmmaGradWeightArguments& 
     shared.offsets[i] = packed(0, tile.offset_h * sizes.moving.pitch + tile.offset_w,
                                plane_pair(w, tile) - pairs.first);
   }
-  if (plan.still_run == 0) return;
+  if (plan.fill == OperandFill::kCopyEngine) return;
   const WindowAxis& d = plan.axes[0];
   FilledLine* table = shared.lines;
   for (int moves = 0; moves < 2; ++moves) {
@@ -152,12 +157,19 @@ __device__ inline void write_contraction_tables(const WgmmaGradWeightArguments& 
     const int slice = moves ? job.moving_slice : job.still_slice;
     const int first_pair = moves ? 0 : pairs.first, last_pair = moves ? 0 : pairs.last;
     const int lines = fill.lines.count(first_pair, last_pair);
-    if (threadIdx.x == 0)
-      shared.operands[moves] = {
-          (job.group * fill.channels + slice * fill.slice) * fill.tensor.stride[1] +
-              (moves ? d.origin + d.offset[job.place_d] : job.plane_d(d)) * fill.tensor.stride[2],
-          min(fill.channels - slice * fill.slice, fill.slice), lines,
-          (last_pair - first_pair + 1) * fill.lines.area};
+    if (threadIdx.x == 0) {
+      const int channel = job.group * fill.channels + slice * fill.slice;
+      const int first_d = moves ? d.origin + d.offset[job.place_d] : job.plane_d(d);
+      shared.operands[moves] = {channel * fill.tensor.stride[1] + first_d * fill.tensor.stride[2],
+                                channel,
+                                first_d,
+                                min(fill.channels - slice * fill.slice, fill.slice),
+                                lines,
+                                (last_pair - first_pair + 1) * fill.lines.area,
+                                plan.fill == OperandFill::kLines
+                                    ? fill.line_staging.group_slots(lines)
+                                    : 0};
+    }
     for (int i = threadIdx.x; i < lines; i += kContractThreads) {
       const BoxLines::Line line = fill.lines.line_at(first_pair, i);
       table[i] = {line.row, static_cast<uint16_t>(line.sample), static_cast<uint16_t>(line.y)};
