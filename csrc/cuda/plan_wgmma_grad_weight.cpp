@@ -23,7 +23,8 @@ constexpr int kMostPositions = 512;  // per tile
 // ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
 constexpr double kFillRowClocks = 4;  // per row of a box and the copy engine
 constexpr double kFillBytes = 28;     // per clock
-constexpr double kFillLineBytes = 11;  // staged and transposed by warps
+// Staged lines: for four blocks of them, and for each of their 16-byte units of channels.
+constexpr double kFillQuadClocks = 90, kFillQuadUnitClocks = 40;
 // Element by element: all threads load one of every channel of two units, wait, and store.
 constexpr double kFillPassClocks = 1000;
 constexpr double kFillLoadClocks = 21;
@@ -36,14 +37,16 @@ constexpr double kStoresPerClock = 90;          // scattered weights, of the who
 
 // To fill a box, or several that share lines of memory, by warps.
 double fill_clocks(const ContractionBox& box, OperandFill fill, bool strided) {
-  if (fill == OperandFill::kLines)
-    return 1. * box.line_staging.unit_groups * box.most_lines * box.line_staging.line_runs *
-           box.line_staging.run_bytes / kFillLineBytes;
+  if (fill == OperandFill::kLines) {
+    const LineStaging& staging = box.line_staging;
+    const double quads = 1. * staging.unit_groups * box.most_lines * staging.line_runs *
+                         staging.blocks * kLineBlock / 32;
+    return quads * (kFillQuadClocks + kFillQuadUnitClocks * staging.units);
+  }
   const int span = box.lines_of_memory.span();
-  const double passes = std::ceil(1. * box.most_lines * span / (32 * kContractFillWarps)) *
-                        std::ceil(box.units / 2.);
-  return passes *
-         (kFillPassClocks + 8 * 2 * (strided ? kFillStridedLoadClocks : kFillLoadClocks));
+  const double passes =
+      std::ceil(1. * box.most_lines * span / (32 * kContractFillWarps)) * std::ceil(box.units / 2.);
+  return passes * (kFillPassClocks + 8 * 2 * (strided ? kFillStridedLoadClocks : kFillLoadClocks));
 }
 
 struct Search {
@@ -225,11 +228,10 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
     return loads_in_lines(
         tensor, {problem.axes[0].*extent, problem.axes[1].*extent, problem.axes[2].*extent}, type);
   };
-  const OperandFill fill =
-      by_copies ? OperandFill::kCopyEngine
-      : by_lines(grad_output, &Axis::output) && by_lines(input, &Axis::input)
-          ? OperandFill::kLines
-          : OperandFill::kElements;
+  const OperandFill fill = by_copies ? OperandFill::kCopyEngine
+                           : by_lines(grad_output, &Axis::output) && by_lines(input, &Axis::input)
+                               ? OperandFill::kLines
+                               : OperandFill::kElements;
   const bool strided = grad_output.stride[4] != 1 || input.stride[4] != 1;
   const auto line_fits = [](const TensorPointer& tensor, int64_t extent) {
     return extent * tensor.stride[4] <= std::numeric_limits<int>::max();
@@ -238,9 +240,8 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
       !(line_fits(grad_output, problem.axes[2].output) && line_fits(input, problem.axes[2].input)))
     return Refusal{"a line along the width exceeds what it counts"};
   static PlanCache<WgmmaGradWeightPlan> cache;
-  const PlanKey key(
-      problem, {device.multiprocessors, device.shared_per_block, even_if_slow,
-                static_cast<int64_t>(fill), strided});
+  const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow,
+                              static_cast<int64_t>(fill), strided});
   const auto find = [&]() -> Planned<WgmmaGradWeightPlan> {
     double input_bytes = 2. * problem.batch * problem.in_channels;
     double output_bytes = 2. * problem.batch * problem.out_channels;
@@ -272,8 +273,10 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
   const Planned<WgmmaGradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
   if (planned && !by_copies && !even_if_slow) {
     const auto portable = plan_gemm_grad_weight(problem, type, grad_output, input, device);
-    // The portable kernel loads odd lines by elements, too, and takes up to 1.8 times its prediction.
-    const double clearly = fill == OperandFill::kElements ? 1.6 : 1.1;
+    // The portable kernel takes up to 1.8 times its prediction where lines begin off 16-byte
+    // boundaries.
+    const bool aligned = problem.axes[2].input % 8 == 0 && problem.axes[2].output % 8 == 0;
+    const double clearly = fill == OperandFill::kElements ? 1.6 : aligned ? 1.1 : 1.3;
     if (portable && portable.clocks() * clearly < planned.clocks())
       return Refusal{
           "warps would fill its tiles, for which the portable kernel is predicted faster"};

@@ -14,7 +14,8 @@ std::string text_of(const WgmmaGradWeightPlan& plan, const WgmmaGradWeightSizes&
                 plan.merged, plan.columns, plan.tap_groups, plan.tiles,
                 plan.split_positions ? "positions split" : "tiles split",
                 plan.flattened ? "flattened" : "lines", plan.tile_h, plan.tile_w, plan.samples,
-                plan.stages, plan.splits, static_cast<int>(sizes.jobs), static_cast<int>(plan.fill));
+                plan.stages, plan.splits, static_cast<int>(sizes.jobs),
+                static_cast<int>(plan.fill));
   return text;
 }
 

@@ -6,10 +6,10 @@
 //   shared   a row per position: its channels side by side (SwizzledRows)
 //
 // Some warps have the copy engine bring runs into the slots of others, which transpose them
-// (ldmatrix and stmatrix). To the copy engine all positions of a channel are one axis, so that lines need not
-// begin on 16-byte boundaries, as copies must: they begin up to 15 bytes before, in all channels of
-// a line alike. What they read besides a line belongs to neighbouring ones, and becomes zeros while
-// it is transposed.
+// (ldmatrix and stmatrix). To the copy engine all positions of a channel are one axis, so that
+// lines need not begin on 16-byte boundaries, as copies must: they begin up to 15 bytes before, in
+// all channels of a line alike. What they read besides a line belongs to neighbouring ones, and
+// becomes zeros while it is transposed.
 #pragma once
 
 #include "staged_lines_sizes.h"
@@ -175,8 +175,8 @@ class LineTransposer {
     // Chunks of 16 bytes are exchanged among each other as addresses' bits from the seventh on say.
     const int swizzled = staging.swizzle();
     const int swizzle = swizzled != 0 ? position * swizzled >> 7 & (swizzled / 16 - 1) : 0;
-    uint32_t source = shared_address(rings_.memory) + run + position * staging.pitch +
-                      16 * (block ^ swizzle);
+    uint32_t source =
+        shared_address(rings_.memory) + run + position * staging.pitch + 16 * (block ^ swizzle);
 #pragma unroll 2
     for (int u = 0; u < staging.units; ++u) {
       uint32_t matrices[4];

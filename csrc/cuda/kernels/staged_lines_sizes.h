@@ -23,7 +23,9 @@ struct LineStaging {
 
   // Bytes; 0: none.
   CONVT3D_HOST_DEVICE int swizzle() const { return pitch / 16 % 2 == 0 ? pitch : 0; }
-  CONVT3D_HOST_DEVICE int slot_bytes() const { return (slot_runs * run_bytes + 1023) / 1024 * 1024; }
+  CONVT3D_HOST_DEVICE int slot_bytes() const {
+    return (slot_runs * run_bytes + 1023) / 1024 * 1024;
+  }
   // Of a run.
   CONVT3D_HOST_DEVICE int line_of(int run) const {
     return static_cast<int>(static_cast<unsigned>(run) * inverse_line_runs >> 20);

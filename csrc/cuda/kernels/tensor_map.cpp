@@ -88,14 +88,14 @@ cudaError_t describe_tensor(const TensorPointer& tensor, DataType type, int64_t 
 cudaError_t describe_lines(const TensorPointer& tensor, DataType type, int64_t channels,
                            int64_t batch, int64_t positions, const TensorLine& line,
                            CUtensorMap* map) {
-  return encode_map(tensor, type,
-                    {{static_cast<cuuint64_t>(positions), static_cast<cuuint64_t>(channels),
-                      static_cast<cuuint64_t>(batch), 1, 1},
-                     {tensor.stride[1], tensor.stride[0], 0, 0},
-                     {static_cast<cuuint32_t>(line.positions),
-                      static_cast<cuuint32_t>(line.channels), 1, 1, 1},
-                     {1, 1, 1, 1, 1}},
-                    line.swizzle, map);
+  return encode_map(
+      tensor, type,
+      {{static_cast<cuuint64_t>(positions), static_cast<cuuint64_t>(channels),
+        static_cast<cuuint64_t>(batch), 1, 1},
+       {tensor.stride[1], tensor.stride[0], 0, 0},
+       {static_cast<cuuint32_t>(line.positions), static_cast<cuuint32_t>(line.channels), 1, 1, 1},
+       {1, 1, 1, 1, 1}},
+      line.swizzle, map);
 }
 
 }  // namespace convt3d

@@ -5,8 +5,8 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
-#include "tensors.h"
 #include "staged_lines_sizes.h"
+#include "tensors.h"
 
 namespace convt3d {
 

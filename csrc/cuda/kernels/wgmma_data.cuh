@@ -288,7 +288,8 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
           if constexpr (kChannelsLast)
             store_channels_last<T, kColumns, kPlanes>(args, to, results, rows, consumer.lane);
           else
-            store_contiguous<kMerged, T, kColumns, kPlanes>(args, to, results, rows, staging, consumer.lane);
+            store_contiguous<kMerged, T, kColumns, kPlanes>(args, to, results, rows, staging,
+                                                            consumer.lane);
         }
         // The compiler must see all warps together before the next product: see C7520 of ptxas.
         named_barrier(1 + warpgroup, kWarpgroupThreads);

@@ -150,8 +150,8 @@ struct StagedWords {
   // The same in vectors, of which a channel has at most 32. Of eight channels with two each, they
   // leave lanes without one.
   static constexpr int kVectors = kPerChannel / 4;
-  static constexpr int kVectorChannels = 32 / kVectors < kStagedChannels ? 32 / kVectors
-                                                                         : kStagedChannels;
+  static constexpr int kVectorChannels =
+      32 / kVectors < kStagedChannels ? 32 / kVectors : kStagedChannels;
 };
 
 // Where the elements of a word go, relative to the result tile.
@@ -242,8 +242,8 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
   }
 }
 
-// kVectors: 16 bytes at a time, which lie inside the result or outside as a whole; else in words, or
-// elements where a word has no place.
+// kVectors: 16 bytes at a time, which lie inside the result or outside as a whole; else in words,
+// or elements where a word has no place.
 template <bool kVectors, typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
 __device__ __forceinline__ void store_runs(const WgmmaDataArguments& args, const ResultTile<T>& to,
                                            const float (&sums)[kBlocks][kSlots][kColumns / 2],

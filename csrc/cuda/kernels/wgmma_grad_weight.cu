@@ -62,12 +62,11 @@ cudaError_t launch_wgmma_grad_weight(const Problem& problem, DataType type,
     return status != cudaSuccess ? status : launch();
   }
   // A box of the still operand is one of its residue pairs.
-  status =
-      describe_tensor(still, type, problem.groups * still_box.channels,
-                      {problem.batch, d.result_extent, h.result_extent, w.result_extent},
-                      {still_box.width, still_box.lines, still_box.pitch, h.result_step,
-                       w.result_step, plan.samples},
-                      &args.maps[0]);
+  status = describe_tensor(still, type, problem.groups * still_box.channels,
+                           {problem.batch, d.result_extent, h.result_extent, w.result_extent},
+                           {still_box.width, still_box.lines, still_box.pitch, h.result_step,
+                            w.result_step, plan.samples},
+                           &args.maps[0]);
   if (status != cudaSuccess) return status;
   status = describe_tensor(
       moving, type, problem.groups * moving_box.channels,

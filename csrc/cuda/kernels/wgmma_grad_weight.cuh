@@ -237,8 +237,8 @@ __global__ void __launch_bounds__(kContractThreads, 1)
       named_barrier(2 + warpgroup, kWarpgroupThreads);  // the tile before has been read
 #pragma unroll
       for (int i = 0; i < kColumns / 2; i += 2)
-        *reinterpret_cast<float2*>(staged + sum_row(thread, i) * kPitch +
-                                   sum_column(thread, i)) = {sums[t][i], sums[t][i + 1]};
+        *reinterpret_cast<float2*>(staged + sum_row(thread, i) * kPitch + sum_column(thread, i)) = {
+            sums[t][i], sums[t][i + 1]};
       named_barrier(2 + warpgroup, kWarpgroupThreads);
       const TapTile tile =
           tap_tile_at(plan.axes[1], plan.axes[2], plan.merged, job.first_tile + first_tile + t);

@@ -116,9 +116,9 @@ __device__ inline void stage_contractions(const WgmmaGradWeightArguments& args,
       loader.load(fill.line_staging, args.maps[moves], operand.lines, stage, operand.group_slots,
                   operand.channel, [&](int i) {
                     const ContractionLine at(args, shared, tile, moves, i);
-                    return at.inside ? LinePlace{at.first_position(fill, z, x),
-                                                 tile.n + at.line.sample}
-                                     : kNoLine;
+                    return at.inside
+                               ? LinePlace{at.first_position(fill, z, x), tile.n + at.line.sample}
+                               : kNoLine;
                   });
     }
     if (++stage == args.plan.stages) stage = 0;
@@ -131,7 +131,7 @@ __device__ inline void fill_by_warps(const WgmmaGradWeightArguments& args,
                                      const ContractionShared& shared, const PositionRange& range,
                                      int first, int last, int thread) {
   LineTransposer<kContractTransposers, kContractLineDepth> transposer(shared.line_rings,
-                                                                       thread / 32);
+                                                                      thread / 32);
   int stage = 0;
   uint32_t parity = 1;
 #pragma unroll 1
@@ -143,8 +143,9 @@ __device__ inline void fill_by_warps(const WgmmaGradWeightArguments& args,
       const ContractionFill& fill = args.fills[moves];
       const FilledOperand& operand = shared.operands[moves];
       const FilledLine* const table = shared.lines + (moves ? args.sizes.still.most_lines : 0);
-      const FilledLines lines{operand.lines, first_column(fill, tile), fill.lines.span(),
-                              fill.extent_w, fill.units, operand.channels};
+      const FilledLines lines{operand.lines,     first_column(fill, tile),
+                              fill.lines.span(), fill.extent_w,
+                              fill.units,        operand.channels};
       const SwizzledRows rows{shared.stages + stage * args.sizes.stage_bytes + fill.boxes_at,
                               fill.width, fill.block_bytes};
       const auto row_of = [&](int line, int column) {
@@ -153,23 +154,22 @@ __device__ inline void fill_by_warps(const WgmmaGradWeightArguments& args,
       };
       if constexpr (kTransposed) {
         const int z = fill.step_d * tile.d + operand.d;
-        transposer.fill(fill.line_staging, lines, rows, stage, operand.group_slots, row_of,
-                        [&](int i) {
-                          return ContractionLine(args, shared, tile, moves, i)
-                              .first_position(fill, z, lines.x);
-                        });
+        transposer.fill(
+            fill.line_staging, lines, rows, stage, operand.group_slots, row_of, [&](int i) {
+              return ContractionLine(args, shared, tile, moves, i).first_position(fill, z, lines.x);
+            });
       } else {
         const auto& stride = fill.tensor.stride;
         const T* const source = static_cast<const T*>(fill.tensor.data) + operand.first +
                                 tile.n * stride[0] + tile.d * fill.step_d * stride[2];
-        fill_elements<2, T>(lines, rows, stride[1], static_cast<int>(stride[4]),
-                            thread, 32 * kContractFillWarps,
-                            [&](int i) {
-                              const ContractionLine at(args, shared, tile, moves, i);
-                              const int64_t line = at.line.sample * stride[0] + at.y * stride[3];
-                              return LineSource<T>{source + (at.inside ? line : 0), at.inside};
-                            },
-                            row_of);
+        fill_elements<2, T>(
+            lines, rows, stride[1], static_cast<int>(stride[4]), thread, 32 * kContractFillWarps,
+            [&](int i) {
+              const ContractionLine at(args, shared, tile, moves, i);
+              const int64_t line = at.line.sample * stride[0] + at.y * stride[3];
+              return LineSource<T>{source + (at.inside ? line : 0), at.inside};
+            },
+            row_of);
       }
     }
     fence_for_wgmma();

@@ -110,9 +110,11 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
         16);
   if (lines) at = round_up(at, 1024);
   sizes.line_rings_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
-  if (lines) at += line_rings_bytes(kContractTransposers, kContractLineDepth, sizes.line_slot_bytes);
+  if (lines)
+    at += line_rings_bytes(kContractTransposers, kContractLineDepth, sizes.line_slot_bytes);
   sizes.barriers_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
-  at += 16 * plan.stages + (lines ? line_barriers_bytes(kContractTransposers, kContractLineDepth) : 0);
+  at += 16 * plan.stages +
+        (lines ? line_barriers_bytes(kContractTransposers, kContractLineDepth) : 0);
   // The sums of both warpgroups' tap tiles on their way to memory, in the end.
   at = std::max(at, int64_t{2} * 64 * contraction_pitch(plan.columns) * 4);
   sizes.shared_bytes = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));

@@ -72,11 +72,11 @@ __device__ __forceinline__ int plane_pair(const WindowAxis& w, const TapTile& ti
 // What warps fill for a block's job of one operand; in shared memory, because registers are short
 // where it is needed.
 struct FilledOperand {
-  int64_t first;     // element: first channel, position 0 of the taps along d
-  int channel, d;    // the same
-  int channels;      // present
+  int64_t first;   // element: first channel, position 0 of the taps along d
+  int channel, d;  // the same
+  int channels;    // present
   int lines;
-  int rows;  // of all boxes
+  int rows;         // of all boxes
   int group_slots;  // of staged lines
 };
 struct FilledLine {
@@ -160,15 +160,14 @@ __device__ inline void write_contraction_tables(const WgmmaGradWeightArguments& 
     if (threadIdx.x == 0) {
       const int channel = job.group * fill.channels + slice * fill.slice;
       const int first_d = moves ? d.origin + d.offset[job.place_d] : job.plane_d(d);
-      shared.operands[moves] = {channel * fill.tensor.stride[1] + first_d * fill.tensor.stride[2],
-                                channel,
-                                first_d,
-                                min(fill.channels - slice * fill.slice, fill.slice),
-                                lines,
-                                (last_pair - first_pair + 1) * fill.lines.area,
-                                plan.fill == OperandFill::kLines
-                                    ? fill.line_staging.group_slots(lines)
-                                    : 0};
+      shared.operands[moves] = {
+          channel * fill.tensor.stride[1] + first_d * fill.tensor.stride[2],
+          channel,
+          first_d,
+          min(fill.channels - slice * fill.slice, fill.slice),
+          lines,
+          (last_pair - first_pair + 1) * fill.lines.area,
+          plan.fill == OperandFill::kLines ? fill.line_staging.group_slots(lines) : 0};
     }
     for (int i = threadIdx.x; i < lines; i += kContractThreads) {
       const BoxLines::Line line = fill.lines.line_at(first_pair, i);
