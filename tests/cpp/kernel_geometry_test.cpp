@@ -1,5 +1,6 @@
 // The index algebra of the tensor-core kernels (tile_geometry.h, wgmma_geometry.h,
-// wgmma_grad_weight_geometry.h) against the definition, exhaustively over small axes.
+// wgmma_grad_weight_geometry.h, staged_lines_sizes.h) against the definition, exhaustively over
+// small axes.
 //
 // Tap k of input i belongs to output o where o = stride * i - padding + dilation * k. Each header
 // lists the triples (result, operand, tap) that its kernel multiplies; inside the tensors they must
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "../../csrc/cuda/kernels/staged_lines_sizes.h"
 #include "../../csrc/cuda/kernels/tile_geometry.h"
 #include "../../csrc/cuda/kernels/wgmma_geometry.h"
 #include "../../csrc/cuda/kernels/wgmma_grad_weight_geometry.h"
@@ -266,10 +268,51 @@ void check_box_lines(int step_h, int step_w, int samples, int pitch) {
   }
 }
 
+// Every position and unit of channels of every line is staged in one block of one slot, and copies
+// keep to the copy engine's limits: whole 16-byte chunks, at most 256 elements along each dimension,
+// a width that its swizzle has.
+void check_staged_lines(int lines, int span, int units) {
+  const convt3d::LineStaging staging = convt3d::line_staging(lines, span, units);
+  const auto complain = [&](const char* what) {
+    if (++failures <= 10)
+      std::printf("staged lines, %s: %d of %d positions, %d units\n", what, lines, span, units);
+  };
+  const int channels = 8 * staging.units, chunks = staging.pitch / 16;
+  const bool swizzles = chunks == 2 || chunks == 4 || chunks == 8;
+  if (chunks < staging.blocks || 8 * chunks > 256 || channels > 256 ||
+      (chunks % 2 == 0 && !swizzles) || staging.swizzle() != (swizzles ? staging.pitch : 0) ||
+      staging.run_bytes != channels * staging.pitch ||
+      staging.slot_runs * staging.run_bytes > staging.slot_bytes() ||
+      staging.slot_runs > convt3d::kMostSlotRuns || staging.slot_bytes() > 8192)
+    complain("a copy");
+  if (staging.units * staging.unit_groups != units) complain("channels");
+  std::vector<int> seen(lines * staging.line_runs * staging.blocks, 0);
+  const int runs = lines * staging.line_runs;
+  for (int slot = 0; slot < staging.group_slots(lines); ++slot) {
+    const int first_run = slot * staging.slot_runs;
+    for (int block = 0; block < std::min(staging.slot_runs, runs - first_run) * staging.blocks;
+         ++block) {
+      const int in_slot = staging.run_of(block), run = first_run + in_slot;
+      const int line = staging.line_of(run), part = run - line * staging.line_runs;
+      const int in_run = block - in_slot * staging.blocks;
+      if (line < 0 || line >= lines || part < 0 || part >= staging.line_runs || in_run < 0 ||
+          in_run >= staging.blocks)
+        return complain("a block's place");
+      ++seen[(line * staging.line_runs + part) * staging.blocks + in_run];
+    }
+  }
+  if (staging.line_runs * staging.blocks * convt3d::kLineBlock < span) complain("positions");
+  for (int times : seen)
+    if (times != 1) return complain("a block not staged once");
+}
+
 }  // namespace
 
 int main() {
   int count = 0;
+  for (int lines : {1, 2, 3, 7, 16, 33, 256})
+    for (int span = 1; span <= 264; ++span)
+      for (int units : {1, 2, 3, 4, 5, 6, 8}) check_staged_lines(lines, span, units);
   for (int step_h = 1; step_h <= 8; ++step_h)
     for (int step_w = 1; step_w <= 8; ++step_w)
       for (int samples : {1, 2, 5})
