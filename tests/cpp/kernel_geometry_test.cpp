@@ -269,8 +269,8 @@ void check_box_lines(int step_h, int step_w, int samples, int pitch) {
 }
 
 // Every position and unit of channels of every line is staged in one block of one slot, and copies
-// keep to the copy engine's limits: whole 16-byte chunks, at most 256 elements along each dimension,
-// a width that its swizzle has.
+// keep to the copy engine's limits: whole 16-byte chunks, at most 256 elements along each
+// dimension, a width that its swizzle has.
 void check_staged_lines(int lines, int span, int units) {
   const convt3d::LineStaging staging = convt3d::line_staging(lines, span, units);
   const auto complain = [&](const char* what) {

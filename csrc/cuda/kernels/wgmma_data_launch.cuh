@@ -1,4 +1,5 @@
-// Instances of the WGMMA data kernel and their launch; included once per storage type.
+// Instances of the WGMMA data kernel and their launch; included once per storage type and
+// layout of the result.
 #pragma once
 
 #include <iterator>

@@ -2,6 +2,4 @@
 
 namespace convt3d {
 template cudaError_t launch_wgmma_typed<__half, true>(const WgmmaDataArguments&, int, cudaStream_t);
-template cudaError_t launch_wgmma_typed<__half, false>(const WgmmaDataArguments&, int,
-                                                       cudaStream_t);
 }  // namespace convt3d

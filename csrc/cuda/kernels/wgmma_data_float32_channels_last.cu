@@ -1,0 +1,5 @@
+#include "wgmma_data_launch.cuh"
+
+namespace convt3d {
+template cudaError_t launch_wgmma_typed<float, true>(const WgmmaDataArguments&, int, cudaStream_t);
+}  // namespace convt3d
