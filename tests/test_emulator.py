@@ -103,6 +103,26 @@ def test_merged_taps(
     assert re.search("merged_taps [1-9]", run.stdout), "no plan with merged taps was run"
 
 
+# With these seeds, blocks walk over several tiles, so that rows of a ring would be stale where
+# lines begin and end outside the tensor if they were not cleared.
+@pytest.mark.parametrize("seed", [3, 8])
+def test_staged_lines(configured: None, seed: int) -> None:
+    program = build("wgmma_grad_weight")
+    problem = "batch=3 in=16 out=16 groups=1 size=4,40,96 kernel=1,3,3 stride=1,1,1 padding=0,1,1"
+    problem += " output_padding=0,0,0 dilation=1,1,1"
+    arguments = ["--seed", str(seed), "--pass", "grad_weight", "--layout", "contiguous"]
+    arguments += ["--type", "bfloat16", "--plans", "12", "--count", "1"]
+    run = subprocess.run(
+        [program, *arguments, "--verbose", "--problem", problem],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    staged = re.findall(r"lines \d+x(\d+), .* fill 1\n", run.stdout)
+    assert any(int(width) < 96 for width in staged), "no tile narrower than its line was staged"
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

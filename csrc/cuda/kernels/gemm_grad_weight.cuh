@@ -93,10 +93,12 @@ __device__ __forceinline__ void sum_share(const GradWeightArguments& args) {
                                           : FillDepth{4, 2, 2};
   const auto fill = [&](int stage, const FillThreads& threads) {
     char* destination = shared + stage * sizes.stage_bytes;
-    fill_tile<T, kDepth>(args.operands[0], slices[0], threads, place.at,
-                         shared + sizes.still_items_at, destination);
-    fill_tile<T, kDepth>(args.operands[1], slices[1], threads, place.at,
-                         shared + sizes.moving_items_at, destination + sizes.moving_at);
+    // One copy of the code for both.
+#pragma unroll 1
+    for (int moving = 0; moving < 2; ++moving)
+      fill_tile<T, kDepth>(args.operands[moving], slices[moving], threads, place.at,
+                           shared + (moving ? sizes.moving_items_at : sizes.still_items_at),
+                           destination + (moving ? sizes.moving_at : 0));
     place.advance(args.axes);
   };
   TapTile<T, kStill, kMoving, kTaps> tile;
@@ -136,9 +138,7 @@ __device__ __forceinline__ void sum_share(const GradWeightArguments& args) {
         stage ^= 1;
       }
       meet_roles();
-      if (multiplies)
-        store_sums<T>(tile, args, job, job_index, split * args.position_warps + position_warp,
-                      tap_warp);
+      if (multiplies) store_sums<T>(tile, args, shared);
     }
   } else {
     const FillThreads threads{static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
@@ -158,8 +158,7 @@ __device__ __forceinline__ void sum_share(const GradWeightArguments& args) {
                                      position_warp, offset);
       __syncthreads();
     }
-    store_sums<T>(tile, args, job, job_index, split * args.position_warps + position_warp,
-                  tap_warp);
+    store_sums<T>(tile, args, shared);
   }
 }
 
@@ -210,9 +209,8 @@ __global__ void __launch_bounds__(32 * kSumWarps)
   if (warp != 0) return;
 #pragma unroll
   for (int other = 1; other < kSumWarps; ++other) accumulate(sums[other][lane]);
-  int tap[3];
-  tap_at(job, tap_index, tap);
-  write_fragment<T>(args, job, tap, (job.still_slice * still_fragments + i) * 16,
+  write_fragment<T>(args, result_of_tap(args, job, tap_index),
+                    (job.still_slice * still_fragments + i) * 16,
                     (job.moving_slice * moving_fragments + j) * 8, sum);
 }
 

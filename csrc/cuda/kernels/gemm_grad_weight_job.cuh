@@ -76,18 +76,25 @@ struct TilePlace {
   }
 };
 
-// Writes the four sums that a lane holds of one 16 x 8 fragment.
+// Where the results of tap `index` of a job begin.
+__device__ inline int64_t result_of_tap(const GradWeightArguments& args, const GradWeightJob& job,
+                                        int index) {
+  int tap[3];
+  tap_at(job, index, tap);
+  return job.group * args.result_group_stride + tap[0] * args.result_tap_stride[0] +
+         tap[1] * args.result_tap_stride[1] + tap[2] * args.result_tap_stride[2];
+}
+
+// Writes the four sums that a lane holds of one 16 x 8 fragment, of the tap whose results begin at
+// `at`.
 template <typename T>
-__device__ void write_fragment(const GradWeightArguments& args, const GradWeightJob& job,
-                               const int (&tap)[3], int still_channel, int moving_channel,
-                               float4 sum) {
+__device__ void write_fragment(const GradWeightArguments& args, int64_t at, int still_channel,
+                               int moving_channel, float4 sum) {
   const int lane = threadIdx.x % 32;
   still_channel += lane / 4;
   moving_channel += lane % 4 * 2;
-  T* result = static_cast<T*>(args.result) + job.group * args.result_group_stride +
-              still_channel * args.result_still_stride +
-              moving_channel * args.result_moving_stride + tap[0] * args.result_tap_stride[0] +
-              tap[1] * args.result_tap_stride[1] + tap[2] * args.result_tap_stride[2];
+  T* result = static_cast<T*>(args.result) + at + still_channel * args.result_still_stride +
+              moving_channel * args.result_moving_stride;
   const float value[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
   for (int e = 0; e < 4; ++e) {

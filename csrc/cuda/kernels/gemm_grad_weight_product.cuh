@@ -169,38 +169,53 @@ __device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, k
   }
 }
 
+// `shared`: the block's memory, in which no warp reads any more.
 template <typename T, int kStill, int kMoving, int kTaps>
 __device__ __forceinline__ void store_sums(const TapTile<T, kStill, kMoving, kTaps>& tile,
-                                           const GradWeightArguments& args,
-                                           const GradWeightJob& job, int job_index, int slot,
-                                           int tap_warp) {
+                                           const GradWeightArguments& args, char* shared) {
   constexpr int kFragments = kTaps * kStill * kMoving;
-  const int taps = job.taps[0] * job.taps[1] * job.taps[2];
-  float4* partials = args.workspace;
-  if (partials != nullptr)
-    partials +=
+  // What the block works on is found again: nothing of it may stay in registers while products
+  // need them.
+  unsigned block = blockIdx.x, thread = threadIdx.x;
+  asm volatile("" : "+r"(block), "+r"(thread));
+  const int lane = static_cast<int>(thread % 32), warp = static_cast<int>(thread / 32);
+  const auto jobs = static_cast<unsigned>(args.sizes.jobs);
+  const int job_index = static_cast<int>(block % jobs);
+  const int tap_warp = warp % args.tap_warps;
+  const int slot = static_cast<int>(block / jobs) * args.position_warps + warp / args.tap_warps;
+  const auto fragment = [&](int index) {
+    const float (&s)[4] =
+        tile.sum[index / (kStill * kMoving)][index / kMoving % kStill][index % kMoving];
+    return float4{s[0], s[1], s[2], s[3]};
+  };
+  if (args.workspace != nullptr) {
+    float4* const partials =
+        args.workspace +
         ((slot * args.sizes.jobs + job_index) * args.tap_warps + tap_warp) * (kFragments * 32) +
-        threadIdx.x % 32;
+        lane;
 #pragma unroll
-  for (int t = 0; t < kTaps; ++t) {
-    int tap[3];
-    if (partials == nullptr) {
-      if (tap_warp * kTaps + t >= taps) continue;
-      tap_at(job, tap_warp * kTaps + t, tap);
-    }
+    for (int index = 0; index < kFragments; ++index) partials[index * 32] = fragment(index);
+    return;
+  }
+  // Through shared memory, some at a time, so that places are computed in a loop and not for each
+  // fragment. A lane reads what it wrote.
+  const GradWeightJob job = job_at(args, job_index);
+  const int taps = job.taps[0] * job.taps[1] * job.taps[2] - tap_warp * kTaps;
+  const int64_t lane_tap = result_of_tap(args, job, tap_warp * kTaps + min(lane, max(taps, 1) - 1));
+  float4* const staged = reinterpret_cast<float4*>(shared) + warp * kStagedFragments * 32 + lane;
 #pragma unroll
-    for (int i = 0; i < kStill; ++i) {
+  for (int first = 0; first < kFragments; first += kStagedFragments) {
 #pragma unroll
-      for (int j = 0; j < kMoving; ++j) {
-        const float (&s)[4] = tile.sum[t][i][j];
-        const float4 sum{s[0], s[1], s[2], s[3]};
-        if (partials != nullptr) {
-          partials[((t * kStill + i) * kMoving + j) * 32] = sum;
-        } else {
-          write_fragment<T>(args, job, tap, (job.still_slice * kStill + i) * 16,
-                            (job.moving_slice * kMoving + j) * 8, sum);
-        }
-      }
+    for (int index = first; index < min(first + kStagedFragments, kFragments); ++index)
+      staged[(index - first) * 32] = fragment(index);
+#pragma unroll 1
+    for (int index = first; index < min(first + kStagedFragments, kFragments); ++index) {
+      const int t = index / (kStill * kMoving);
+      if (t >= taps) return;
+      write_fragment<T>(args, __shfl_sync(0xffffffffu, lane_tap, t),
+                        (job.still_slice * kStill + index / kMoving % kStill) * 16,
+                        (job.moving_slice * kMoving + index % kMoving) * 8,
+                        staged[(index - first) * 32]);
     }
   }
 }

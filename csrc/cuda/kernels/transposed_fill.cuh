@@ -64,15 +64,15 @@ class TransposedFill {
         warp_(warp) {}
 
   // `line_source(line)` gives a LineSource, `row_of(line, column)` the row of column x + `column`
-  // or a negative number for none. Runs of kRun neighbours begin on boundaries of their size (4, 8
-  // or 16 bytes) in memory, and `extent` is a multiple of kRun; only single ones may lie apart.
+  // or a negative number for none. Runs of 16 bytes (`whole`) or 4 begin on boundaries of their
+  // size in memory, and `extent` is a multiple of them; only single elements may lie apart.
   // `ring_slot`: of the box. Always the same warp writes a place of it (else racecheck, which does
   // not see what the barriers order, reports a race), but another one takes the first batch.
-  template <int kRun, typename LineAt, typename RowAt>
+  template <typename LineAt, typename RowAt>
   __device__ __forceinline__ void fill(const FilledLines& fill, const SwizzledRows& rows,
-                                       int64_t channel_stride, int stride_w, int ring_slot,
-                                       uint32_t empty, uint32_t parity, const LineAt& line_source,
-                                       const RowAt& row_of) {
+                                       bool whole, int64_t channel_stride, int stride_w,
+                                       int ring_slot, uint32_t empty, uint32_t parity,
+                                       const LineAt& line_source, const RowAt& row_of) {
     const int before = fill.x & (kPositions - 1);  // columns of the first block not asked for
     const int per_line = (before + fill.span + kPositions - 1) / kPositions;
     const int blocks = fill.lines * per_line;
@@ -90,7 +90,10 @@ class TransposedFill {
         return Place{line, (index - line * per_line) * kPositions - before, index < blocks};
       };
       const int units = min(fill.units - unit, kFillUnits);
-      load<kRun>(fill, channel_stride, stride_w, unit, units, place_of, line_source);
+      if (whole)
+        load<kElements>(fill, channel_stride, stride_w, unit, units, place_of, line_source);
+      else
+        load<kElements / 4>(fill, channel_stride, stride_w, unit, units, place_of, line_source);
       copy_async_wait<kDepth - 1>();
       transpose(pending_[kDepth - 2]);
 #pragma unroll
@@ -167,9 +170,12 @@ class TransposedFill {
     constexpr int kPieces = 16 / kBytes;             // of a chunk
     constexpr int kChunks = kPositions / kElements;  // of a channel
     constexpr int kLoads = kElements / kPieces;      // channels at once
-    const int piece = lane_ % kPieces, half = lane_ / kPieces % kChunks;
-    const int block = lane_ / (kPieces * kChunks) % kFillBlocks;
-    const int first = lane_ / (kPieces * kChunks * kFillBlocks);  // channel of the unit
+    // Found anew each time: registers are short.
+    int lane = lane_;
+    asm volatile("" : "+r"(lane));
+    const int piece = lane % kPieces, half = lane / kPieces % kChunks;
+    const int block = lane / (kPieces * kChunks) % kFillBlocks;
+    const int first = lane / (kPieces * kChunks * kFillBlocks);  // channel of the unit
     const Place place = place_of(block);
     const int x = fill.x + place.column + half * kElements + piece * kRun;
     const LineSource<T> from = line_source(place.exists ? place.line : 0);

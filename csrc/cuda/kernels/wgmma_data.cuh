@@ -329,10 +329,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       if (thread == 32) fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0);
     } else if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
       fill_boxes<T, BoxFill::kElements>(args, shared, thread - 32);
-    } else if (args.plan.fill_run == kWgmmaUnitElements<T>) {
-      fill_boxes<T, BoxFill::kWholeRuns>(args, shared, thread - 32);
     } else {
-      fill_boxes<T, BoxFill::kWords>(args, shared, thread - 32);
+      fill_boxes<T, BoxFill::kRuns>(args, shared, thread - 32);
     }
   } else {
     claim_registers<consumer_registers(kChannelsLast)>();

@@ -117,7 +117,7 @@ __device__ __forceinline__ void fill_box_lines(const WgmmaDataArguments& args,
       });
 }
 
-enum class BoxFill { kCopyEngine, kWholeRuns, kWords, kElements };
+enum class BoxFill { kCopyEngine, kRuns, kElements };
 
 // Fills boxes in the order in which the consumers take them up: one thread through the copy engine,
 // or seven warps.
@@ -128,8 +128,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
   const int fresh = box_advance(d);
   constexpr bool kByWarps = kFill != BoxFill::kCopyEngine;
-  constexpr bool kCopies = kByWarps && kFill != BoxFill::kElements;
-  constexpr int kRun = (kFill == BoxFill::kWholeRuns ? 16 : 4) / static_cast<int>(sizeof(T));
+  constexpr bool kCopies = kFill == BoxFill::kRuns;
   TransposedFill<T, kFillWarps, kFillDepth> copies(shared.fill_staging, thread / 32,
                                                    plan.chunk_units);
   RingCursor cursor;
@@ -180,9 +179,9 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                            const auto& line_source, const auto& row_of) {
                          const auto stride_w = static_cast<int>(args.operand.stride[4]);
                          if constexpr (kCopies)
-                           copies.template fill<kRun>(lines, rows, args.operand.stride[1], stride_w,
-                                                      cursor.slot, empty, parity, line_source,
-                                                      row_of);
+                           copies.fill(lines, rows, plan.fill_run == kWgmmaUnitElements<T>,
+                                       args.operand.stride[1], stride_w, cursor.slot, empty, parity,
+                                       line_source, row_of);
                          else
                            fill_elements<2, T>(lines, rows, args.operand.stride[1], stride_w,
                                                thread, kFillThreads, line_source, row_of);
