@@ -118,34 +118,32 @@ __device__ __forceinline__ void contract(const WgmmaGradWeightArguments& args,
 }
 
 // ---- Results -----------------------------------------------------------------------------------
-// The weight that row m and column n of a tap tile belong to, as an offset; -1: none.
-__device__ __forceinline__ int64_t weight_of(const WgmmaGradWeightArguments& args,
-                                             const ContractionJob& job, const TapTile& tile, int m,
-                                             int n) {
-  const WgmmaGradWeightPlan& plan = args.plan;
-  const ContractionBox &still = args.sizes.still, &moving = args.sizes.moving;
-  const int moving_side = plan.moving_rows ? m : n, still_channel = plan.moving_rows ? n : m;
-  const int side = plan.merged > 1 ? moving_side / moving.slice : 0;
-  const int moving_channel = moving_side - side * moving.slice;
-  if (side >= tile.count || still_channel >= still.slice || moving_channel >= moving.slice)
-    return -1;
-  const int still_at = job.still_slice * still.slice + still_channel;
-  const int moving_at = job.moving_slice * moving.slice + moving_channel;
-  if (still_at >= still.channels || moving_at >= moving.channels) return -1;
-  const int in = plan.input_moves ? moving_at : still_at;
-  const int out = plan.input_moves ? still_at : moving_at;
-  const WindowAxis& w = plan.axes[2];
-  return job.group * args.result_group_stride + in * args.result_row_stride +
-         out * args.result_column_stride +
-         plan.axes[0].tap[job.place_d] * args.result_tap_stride[0] +
-         plan.axes[1].tap[tile.place_h] * args.result_tap_stride[1] +
-         w.tap[tile.place_w(w, side)] * args.result_tap_stride[2];
+// Where the weights of a tap tile are, as offsets: that of a row and a column is the sum of what
+// both contribute.
+constexpr int64_t kNoWeight = -1;
+
+__device__ __forceinline__ int64_t place_of_tile(const WgmmaGradWeightArguments& args,
+                                                 const ContractionJob& job, const TapTile& tile) {
+  return job.group * args.result_group_stride +
+         args.plan.axes[0].tap[job.place_d] * args.result_tap_stride[0] +
+         args.plan.axes[1].tap[tile.place_h] * args.result_tap_stride[1];
 }
 
-template <typename T>
-__device__ __forceinline__ void write_weight(const WgmmaGradWeightArguments& args, int64_t at,
-                                             float value) {
-  if (at >= 0) static_cast<T*>(args.result)[at] = Convert<T>::from(value);
+// Of the index-th row or column; kNoWeight where it has none.
+__device__ __forceinline__ int64_t place_of_side(const WgmmaGradWeightArguments& args,
+                                                 const ContractionJob& job, const TapTile& tile,
+                                                 bool row, int index) {
+  const WgmmaGradWeightPlan& plan = args.plan;
+  const bool moves = row == plan.moving_rows;
+  const ContractionBox& box = moves ? args.sizes.moving : args.sizes.still;
+  const int side = moves && plan.merged > 1 ? index / box.slice : 0;
+  const int in_slice = index - side * box.slice;
+  const int channel = (moves ? job.moving_slice : job.still_slice) * box.slice + in_slice;
+  if (side >= tile.count || in_slice >= box.slice || channel >= box.channels) return kNoWeight;
+  const WindowAxis& w = plan.axes[2];
+  return channel *
+             (moves == plan.input_moves ? args.result_row_stride : args.result_column_stride) +
+         (moves ? w.tap[tile.place_w(w, side)] * args.result_tap_stride[2] : 0);
 }
 
 // Row and column of a thread's i-th sum.
@@ -154,6 +152,43 @@ __device__ __forceinline__ int sum_row(int thread, int i) {
 }
 __device__ __forceinline__ int sum_column(int thread, int i) {
   return i / 4 * 8 + thread % 4 * 2 + i % 2;
+}
+
+// The sums of a tap tile, through shared memory: neighbouring threads then write what lies next to
+// each other in memory, and places are looked up.
+template <typename T, int kColumns>
+__device__ __forceinline__ void store_tile(const WgmmaGradWeightArguments& args,
+                                           const ContractionJob& job, const TapTile& tile,
+                                           const float (&sums)[kColumns / 2], char* staging,
+                                           int thread, int barrier) {
+  constexpr int kRows = 64, kPitch = contraction_pitch(kColumns);
+  auto* const places = reinterpret_cast<int64_t*>(staging);  // of rows, then of columns
+  auto* const staged = reinterpret_cast<float*>(places + kRows + kColumns);
+  named_barrier(barrier, kWarpgroupThreads);  // the tile before has been read
+#pragma unroll
+  for (int i = 0; i < kColumns / 2; i += 2)
+    *reinterpret_cast<float2*>(staged + sum_row(thread, i) * kPitch + sum_column(thread, i)) = {
+        sums[i], sums[i + 1]};
+  for (int i = thread; i < kRows + kColumns; i += kWarpgroupThreads)
+    places[i] = place_of_side(args, job, tile, i < kRows, i < kRows ? i : i - kRows);
+  named_barrier(barrier, kWarpgroupThreads);
+  // The side along which weights lie closer together: of rows, the input channels if it moves.
+  const bool rows_are_input = args.plan.moving_rows == args.plan.input_moves;
+  const bool along_rows = (args.result_row_stride < args.result_column_stride) == rows_are_input;
+  const int extent = along_rows ? kRows : kColumns, others = along_rows ? kColumns : kRows;
+  const int at_once = kWarpgroupThreads / extent;
+  const int own = thread % extent, first = thread / extent;
+  const int64_t own_place = places[along_rows ? own : kRows + own];
+  const bool idle = first >= at_once || own_place == kNoWeight;
+  T* const result = static_cast<T*>(args.result) + place_of_tile(args, job, tile) + own_place;
+  const int64_t* const other_places = places + (along_rows ? kRows : 0);
+  const float* const source = staged + own * (along_rows ? kPitch : 1);
+  const int step = along_rows ? 1 : kPitch;
+#pragma unroll 4
+  for (int other = idle ? others : first; other < others; other += at_once) {
+    const int64_t place = other_places[other];
+    if (place != kNoWeight) result[place] = Convert<T>::from(source[other * step]);
+  }
 }
 
 template <typename T, int kColumns, int kTiles>
@@ -226,28 +261,14 @@ __global__ void __launch_bounds__(kContractThreads, 1)
         to[(t * kColumns / 2 + i) * kWarpgroupThreads] = sums[t][i];
     }
   } else {
-    // Through shared memory, where the boxes were, so that the places of weights are computed in
-    // one loop and not for each of a thread's sums.
-    named_barrier(1, 2 * kWarpgroupThreads);
-    constexpr int kPitch = contraction_pitch(kColumns);
-    float* const staged = reinterpret_cast<float*>(base) + warpgroup * 64 * kPitch;
+    named_barrier(1, 2 * kWarpgroupThreads);  // the boxes are no longer read
+    char* const staging = base + warpgroup * contraction_staging_bytes(kColumns);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       if (t >= plan.tiles || first_tile + t >= job.tiles) break;
-      named_barrier(2 + warpgroup, kWarpgroupThreads);  // the tile before has been read
-#pragma unroll
-      for (int i = 0; i < kColumns / 2; i += 2)
-        *reinterpret_cast<float2*>(staged + sum_row(thread, i) * kPitch + sum_column(thread, i)) = {
-            sums[t][i], sums[t][i + 1]};
-      named_barrier(2 + warpgroup, kWarpgroupThreads);
       const TapTile tile =
           tap_tile_at(plan.axes[1], plan.axes[2], plan.merged, job.first_tile + first_tile + t);
-#pragma unroll 4
-      for (int i = thread; i < 64 * kColumns; i += kWarpgroupThreads) {
-        const int row = i / kColumns, column = i % kColumns;
-        write_weight<T>(args, weight_of(args, job, tile, row, column),
-                        staged[row * kPitch + column]);
-      }
+      store_tile<T, kColumns>(args, job, tile, sums[t], staging, thread, 2 + warpgroup);
     }
   }
 #endif
@@ -269,13 +290,16 @@ __global__ void __launch_bounds__(kWarpgroupThreads)
   if (tile_index >= job.tiles) return;
   const TapTile tile =
       tap_tile_at(plan.axes[1], plan.axes[2], plan.merged, job.first_tile + tile_index);
-  const int64_t at = weight_of(args, job, tile, sum_row(thread, i), sum_column(thread, i));
+  const int64_t row = place_of_side(args, job, tile, true, sum_row(thread, i));
+  const int64_t column = place_of_side(args, job, tile, false, sum_column(thread, i));
+  if (row == kNoWeight || column == kNoWeight) return;
   const float* source =
       args.workspace + static_cast<int64_t>(blockIdx.x) * kWarpgroupThreads + thread;
   float sum = 0;
 #pragma unroll 8
   for (int slot = 0; slot < args.sizes.slots; ++slot) sum += source[slot * args.sizes.partials];
-  write_weight<T>(args, at, sum);
+  static_cast<T*>(args.result)[place_of_tile(args, job, tile) + row + column] =
+      Convert<T>::from(sum);
 }
 
 // ---- Launch ------------------------------------------------------------------------------------

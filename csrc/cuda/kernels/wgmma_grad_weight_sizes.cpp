@@ -116,7 +116,7 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
   at += 16 * plan.stages +
         (lines ? line_barriers_bytes(kContractTransposers, kContractLineDepth) : 0);
   // The sums of both warpgroups' tap tiles on their way to memory, in the end.
-  at = std::max(at, int64_t{2} * 64 * contraction_pitch(plan.columns) * 4);
+  at = std::max(at, int64_t{2} * contraction_staging_bytes(plan.columns));
   sizes.shared_bytes = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
 
   sizes.jobs = problem.groups * d.taps() * still.slices * moving.slices *

@@ -61,9 +61,13 @@ constexpr int kContractFillWarps = 8, kContractLoaders = 2, kContractLineDepth =
 constexpr int kContractTransposers = kContractFillWarps - kContractLoaders;
 constexpr int kFilledOperandBytes = 32, kFilledLineBytes = 8;
 
-// A tap tile's sums on their way to memory: from one row to the next, so that rows that are written
-// together meet different banks.
-constexpr int contraction_pitch(int columns) { return columns + 8; }
+// A tap tile's sums on their way to memory: from one row to the next, so that neither rows that are
+// written together nor those read together often meet in a bank; and bytes of a warpgroup, with the
+// places of rows and columns.
+constexpr int contraction_pitch(int columns) { return columns + 4; }
+constexpr int contraction_staging_bytes(int columns) {
+  return 64 * contraction_pitch(columns) * 4 + (64 + columns) * 8;
+}
 
 // Facts that follow from a problem and a plan.
 struct WgmmaGradWeightSizes {
