@@ -170,9 +170,9 @@ class TransposedFill {
     constexpr int kPieces = 16 / kBytes;             // of a chunk
     constexpr int kChunks = kPositions / kElements;  // of a channel
     constexpr int kLoads = kElements / kPieces;      // channels at once
-    // Of words found anew each time: registers are too short to keep both kinds' places.
+    // Found anew each time where registers are too short to keep the places of both kinds of runs.
     int lane = lane_;
-    if constexpr (kRun < kElements) asm volatile("" : "+r"(lane));
+    if constexpr (kRun < kElements || sizeof(T) == 4) asm volatile("" : "+r"(lane));
     const int piece = lane % kPieces, half = lane / kPieces % kChunks;
     const int block = lane / (kPieces * kChunks) % kFillBlocks;
     const int first = lane / (kPieces * kChunks * kFillBlocks);  // channel of the unit
