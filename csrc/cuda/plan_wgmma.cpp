@@ -72,8 +72,10 @@ struct Search {
     constexpr int kSlack = 512;  // barriers and alignment
     const int room =
         device.shared_per_block - sizes.shared_bytes + sizes.box_bytes + sizes.stage_bytes - kSlack;
-    const int fresh = sizes.chunks > 1 ? d.window : std::min(d.window, d.operand_step);
-    const int most_boxes = d.window + 2 * fresh, least_boxes = d.window + (sizes.chunks == 1);
+    // Chunks of channels take boxes one after the other, of a single one all of a window stay.
+    const bool stay = sizes.chunks == 1;
+    const int most_boxes = stay ? d.window + 2 * std::min(d.window, d.operand_step) : 3 * d.window;
+    const int least_boxes = stay ? d.window : 2;
     constexpr int kLeastStages = 3, kMostStages = 16;
     for (int boxes = most_boxes; boxes >= least_boxes; --boxes) {
       const int left = room - boxes * sizes.box_bytes;
@@ -101,7 +103,8 @@ struct Search {
     int tried = 0;
     for (int each = columns; each >= 1; each -= (each + 3) / 4) {  // column tiles per part
       const int parts = (columns + each - 1) / each;
-      if (parts > kMostParts || (parts > 1 && whole.resident)) break;
+      // Column tiles of planes without taps are no work.
+      if (parts > kMostParts || (parts > 1 && (whole.resident || whole.empty_planes))) break;
       if (parts == std::exchange(tried, parts)) continue;
       plan.column_parts = parts;
       for (int segments = 1; segments <= positions; segments += (segments + 3) / 4) {
@@ -195,9 +198,6 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
         if (shape.w_planes != (channels_last ? 1 : base.axes[2].planes)) return;
         if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
       }
-      // Warps would fill every chunk's boxes again for each of many narrow column tiles: two to
-      // four times as long as predicted.
-      if (forward && base.fill_run != 0 && chunk_units < units && shape.columns < 64) return;
       WgmmaDataPlan plan = base;
       plan.columns = shape.columns;
       plan.w_planes = shape.w_planes;
@@ -213,12 +213,10 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   if (axes.chunk_units != 0) {
     consider_chunk(axes.chunk_units, axes.stage_units);
   } else {
-    // The fewest chunks that fit, and a few more: smaller boxes may allow larger tiles. Only for a
-    // clear gain over a single one, since a window of boxes then passes by for every chunk.
-    // Small images take more: of several samples, whose boxes grow with the tile.
+    // The fewest chunks that fit, and a few more: smaller boxes may allow larger tiles. Small
+    // images take more: of several samples, whose boxes grow with the tile.
     const bool small = axes.axes[1].positions * axes.axes[2].positions < 64;
     const int more = small ? 15 : 3;
-    constexpr double kClearGain = 0.75, kSomeGain = 0.95;
     int tried = 0;
     for (int chunks = 1, last = units; chunks <= last; ++chunks) {
       const int chunk = (units + chunks - 1) / chunks;
@@ -234,10 +232,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       }
       if (chunk_units == std::exchange(tried, chunk_units)) continue;
       consider_chunk(chunk_units, stage_units);
-      if (last == units && std::isfinite(search.clocks)) {
-        last = std::min(units, chunks + more);
-        search.clocks *= chunks == 1 ? kClearGain : kSomeGain;
-      }
+      if (last == units && std::isfinite(search.clocks)) last = std::min(units, chunks + more);
     }
   }
   if (!std::isfinite(search.clocks)) return std::nullopt;
@@ -247,10 +242,6 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
 // Why the portable kernel (gemm_data) is faster; nullptr: it is not, as far as predictions tell.
 const char* drawback_of(const Problem& problem, Pass pass, DataType type, bool vectors,
                         bool channels_last, const WgmmaDataPlan& plan, const Device& device) {
-  const WgmmaDataSizes sizes = wgmma_data_sizes(problem, pass, channels_last, plan);
-  constexpr int kMostBoxBytes = 80 * 1024;
-  if (sizes.box_bytes > kMostBoxBytes && plan.merged_taps == 0)
-    return "only two boxes of the operand fit, so that filling and multiplying take turns";
   if (channels_last && plan.fill_run != 0 && problem.groups > 1)
     return "the copy engine cannot tell these groups' channels apart";
   // For tensors that depend on nothing but the plan's key: what runs must not depend on the calls

@@ -8,34 +8,60 @@
 namespace convt3d {
 namespace {
 
-// Fitted to 2,500 measurements of plans of the benchmark's cases (docs/performance.md).
-constexpr double kStageClocks = 300;   // least per weight stage: barriers
-constexpr double kStageOverhead = 45;  // what of it no product hides
-constexpr double kPartClocks = 200;    // least per part of a stage: addresses, one group under way
-constexpr double kPartOverhead = 35;
-constexpr double kChunkClocks = 2500;  // per chunk of channels: pipeline drained, boxes awaited
-constexpr double kColumnTileClocks = 1400;  // pipeline start and drain
-constexpr double kStepClocks = 890;         // per position along d
-constexpr double kItemClocks = 6000;        // tables, first boxes of a work item
-constexpr double kStoreBytes = 10;          // of results, per clock and warpgroup
-constexpr double kStoreWordBytes = 7;       // contiguous, where they leave in words
-constexpr double kMergedSums = 8;           // of merged taps, per clock and warpgroup
-constexpr double kBoxClocks = 240;          // per box: barriers, addresses
-constexpr double kFillUnitBytes = 50;       // per clock, by the copy engine
-constexpr double kFillCopiedBytes = 30;     // by warps in runs of 16 bytes
-constexpr double kFillWordBytes = 5;        // of 4 bytes
-constexpr double kFillElementBytes = 12;    // of one element of two bytes
-constexpr double kSplitSectorBytes = 128;   // what a run of results off the 32-byte grid costs more
-constexpr double kWeightBytes = 31;         // per clock from the L2 cache
+// Fitted to 7,900 measurements of plans of the benchmark's cases (docs/performance.md).
+constexpr double kStageClocks = 430;  // least per weight stage: barriers
+constexpr double kPartClocks = 290;   // least per part of a stage: addresses, one group under way
+constexpr double kRoundClocks = 520;  // per box waited for by itself: pipeline drained
+constexpr double kColumnTileClocks = 650;  // pipeline start and drain
+constexpr double kItemClocks = 12300;      // tables, first boxes of a work item
+constexpr double kStoreBytes = 6.4;        // of results, per clock and warpgroup
+constexpr double kStoreWordBytes = 4.5;    // contiguous, where they leave in words
+constexpr double kMergedSums = 9;          // of merged taps, per clock and warpgroup
+constexpr double kSplitSectorBytes = 175;  // what a run of results off the 32-byte grid costs more
+constexpr double kBoxLatency = 1000;  // of the copy engine, until a box asked for begins to come
+constexpr double kRowClocks = 3;      // per row of a box, by the copy engine
+constexpr double kNarrowRowClocks = 2.3;    // of 32 bytes
+constexpr double kFilledBoxClocks = 3260;   // per box, by warps
+constexpr double kFillCopiedBytes = 21;     // per clock, by warps in runs of 16 bytes
+constexpr double kFillWordBytes = 13;       // of 4 bytes
+constexpr double kElementBoxClocks = 2550;  // per box, by warps in elements
+constexpr double kFillElementBytes = 10.5;
+constexpr double kWeightLatency = 640;  // until a stage asked for begins to come
+constexpr double kWeightBytes = 58;     // per clock from the L2 cache
+constexpr double kWeightSlotsInUse = 1.5;
+constexpr double kOverlap = 3;  // what goes on at once: its norm of so many powers
 
-// To fill a box, by warps.
-double fill_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
+// To fill a box.
+double fill_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
+                   bool result_channels_last) {
+  if (plan.fill_run == 0) {
+    const int width = sizes.box.width;
+    return sizes.box_bytes / (16. * width) * (width == 2 ? kNarrowRowClocks : kRowClocks);
+  }
   const int bytes = plan.fill_run * 16 / plan.unit_elements;
-  if (bytes == 2) return sizes.box_bytes / kFillElementBytes;
-  const int blocks = sizes.box.lines * ((sizes.box.span_w + 7) / 8);
-  const double batches =
-      std::ceil(1. * blocks / kFillBlocks) * std::ceil(1. * plan.chunk_units / kFillUnits);
-  return batches * fill_batch_bytes(kFillUnits) / (bytes == 16 ? kFillCopiedBytes : kFillWordBytes);
+  if (plan.fill_run == 1 && (result_channels_last || bytes == 2))
+    return kElementBoxClocks + sizes.box_bytes / kFillElementBytes;
+  // Lines are filled in aligned blocks of eight positions, on average so many.
+  const WindowAxis& w = plan.axes[2];
+  double per_line = 0;
+  for (int tile = 0; tile < sizes.tiles_w; ++tile) {
+    const int before = (w.operand_step * tile * plan.tile_w + w.origin) & 7;
+    per_line += (before + sizes.box.span_w + 7) / 8;
+  }
+  const double blocks = sizes.box.lines * per_line / sizes.tiles_w;
+  const double batches = blocks / kFillBlocks * std::ceil(1. * plan.chunk_units / kFillUnits);
+  return kFilledBoxClocks + batches * fill_batch_bytes(plan.chunk_units) /
+                                (bytes == 16 ? kFillCopiedBytes : kFillWordBytes);
+}
+
+// Slots of boxes that a position's products take up on average, of a window that positions share
+// and whose boxes are freed one by one by the last of so many column tiles.
+double slots_in_use(const WindowAxis& d, double column_tiles) {
+  const int fresh = std::min(d.window, d.operand_step);
+  double last = 0;  // column tile
+  for (int box = d.window - fresh; box < d.window; ++box)
+    last += box / fresh * (1 - 1. * fresh / d.window) + 1. / d.window;
+  return ((column_tiles - 1) * d.window + last) / column_tiles;
 }
 
 }  // namespace
@@ -52,33 +78,42 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
   const double share = tiles / sizes.column_tiles, stages = sizes.stages * share;
   const double parts_of_taps = sizes.parts * share;
   const double multiplied = parts_of_taps * 2 * part_clocks(plan);
-  const double changes = sizes.chunks > 1 ? sizes.chunks * kChunkClocks : kColumnTileClocks;
+  const double boxes = sizes.chunks > 1 ? static_cast<double>(d.window) * sizes.chunks * tiles
+                                        : std::min(d.window, d.operand_step);
+  const double rounds = !sizes.one_by_one  ? 0
+                        : sizes.chunks > 1 ? boxes
+                                           : static_cast<double>(d.window) * tiles;
   const double products =
       std::max({multiplied, stages * kStageClocks, parts_of_taps * kPartClocks}) +
-      stages * kStageOverhead + parts_of_taps * kPartOverhead + tiles * changes;
+      tiles * kColumnTileClocks + rounds * kRoundClocks;
   const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
   const double merged = tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
   const bool vectors = result_channels_last || has_vector_runs(plan);
   const double store = stored / (vectors ? kStoreBytes : kStoreWordBytes) + merged / kMergedSums;
-  const double boxes = sizes.chunks > 1 ? static_cast<double>(d.window) * sizes.chunks * tiles
-                                        : std::min(d.window, d.operand_step);
-  const double box_rows = sizes.box_bytes / (16. * sizes.box.width);
-  const double box_clocks =
-      kBoxClocks + (plan.fill_run != 0 ? fill_clocks(plan, sizes)
-                                       : std::max(sizes.box_bytes / kFillUnitBytes, box_rows));
-  const double fill = boxes * box_clocks;
-  const double weights = sizes.resident ? 0 : parts_of_taps * sizes.part_bytes / kWeightBytes;
+  const double box_clocks = fill_clocks(plan, sizes, result_channels_last);
+  const double weight_clocks = sizes.part_bytes / kWeightBytes;
+  const double weights = sizes.resident ? 0 : parts_of_taps * weight_clocks;
   double out = tiles * plan.columns * plan.w_planes * element * plan.samples * plan.tile_h *
                plan.tile_w / kMemoryBytes;
   if (!result_channels_last && std::fmod(plan.axes[2].result_extent * element, 32) != 0) {
     const int run = plan.flattened ? std::min(plan.tile_w, 16 * plan.blocks) : 8 * plan.blocks;
     out *= 1 + kSplitSectorBytes / (run * plan.w_planes * element);
   }
+  // A slot serves from the time that its content is asked for to the last product of it.
+  const double in_use = sizes.chunks > 1 ? 1 : sizes.one_by_one ? slots_in_use(d, tiles) : d.window;
+  const double latency = plan.fill_run == 0 ? kBoxLatency : 0;
+  const double boxes_awaited = boxes * (latency + box_clocks) / (plan.box_slots - in_use);
+  const double weights_awaited =
+      sizes.resident ? 0
+                     : stages * (kWeightLatency + plan.stage_parts * weight_clocks) /
+                           (plan.weight_slots - kWeightSlotsInUse);
   // One warpgroup multiplies while the other stores.
-  double step = std::max({products, products / 2 + store, weights, out});
-  const int ahead = sizes.chunks > 1 ? d.window : std::min(d.window, d.operand_step);
-  step = plan.box_slots >= d.window + ahead ? std::max(step, fill) : step + fill;
-  const double item = plan.segment * (step + kStepClocks) + kItemClocks + d.window * box_clocks;
+  double powers = 0;
+  for (double clocks : {products, products / 2 + store, out, boxes * box_clocks, boxes_awaited,
+                        weights, weights_awaited})
+    powers += std::pow(clocks, kOverlap);
+  const double step = std::pow(powers, 1 / kOverlap);
+  const double item = plan.segment * step + kItemClocks + d.window * box_clocks;
   const double waves = std::ceil(static_cast<double>(sizes.items) / multiprocessors);
   return waves * item;
 }

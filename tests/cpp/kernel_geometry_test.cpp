@@ -203,7 +203,7 @@ void check_tap_tiles(const Axis& a, const Axis& b, Pass pass, int merged) {
         tile.place_h >= h.plane_begin[tile.plane_h + 1])
       return fail(a, pass, "a tap tile of other taps");
     for (int side = 0; side < tile.count; ++side) {
-      const int place = tile.place_w(w, side);
+      const int place = tile.first_w + side;
       if (place < w.plane_begin[tile.plane_w] || place >= w.plane_begin[tile.plane_w + 1] ||
           w.offset[place] != tile.offset_w + side * convt3d::tap_distance(w) ||
           !found.insert({h.tap[tile.place_h], w.tap[place]}).second)

@@ -52,10 +52,11 @@ struct Consumer {
   uint32_t stage_full, parity = 0;
   int stage_at;          // of the next part
   int parts_left;        // of the stage
+  bool stage_begins;     // with the next part
   uint32_t unfreed = 0;  // barrier that frees the stage whose last products may be under way
   // The ring of boxes.
   RingCursor next_box;  // first not yet waited for
-  int window_slot = 0;  // slot of the window's first box
+  int held = 0;         // boxes before it that are not yet freed
 
   __device__ Consumer(const WgmmaDataArguments& arguments, const WgmmaShared& memory, int warpgroup)
       : args(arguments),
@@ -87,23 +88,29 @@ struct Consumer {
     stage_full = shared.weight_full(0);
     stage_at = right.low;
     parity = 0;
-    parts_left = args.plan.stage_parts;
   }
-  __device__ __forceinline__ int slot_of(int b) const {
-    const int slot = window_slot + b;
-    return slot >= shared.box_slots ? slot - shared.box_slots : slot;
+  // Of a box held, from the first one on.
+  __device__ __forceinline__ int slot_of_held(int box) const {
+    const int slot = next_box.slot - held + box;
+    return slot < 0 ? slot + shared.box_slots : slot;
   }
-  __device__ __forceinline__ void wait_boxes(int count) {
-    for (int i = 0; i < count; ++i) {
+  // Waits until so many boxes not yet freed are there.
+  __device__ __forceinline__ void hold_boxes(int count) {
+#pragma unroll 1
+    for (; held < count; ++held) {
       barrier_wait(shared.box_full(next_box.slot), next_box.parity);
       next_box.advance(shared.box_slots);
     }
   }
+  // No product under way reads them.
   __device__ __forceinline__ void free_boxes(int count) {
-    if (lane == 0)
-      for (int i = 0; i < count; ++i) barrier_arrive(shared.box_empty(slot_of(i)));
-    window_slot = slot_of(count);
-    __syncwarp();
+#pragma unroll 1
+    for (; count > 0; --count) {
+      hold_boxes(1);
+      __syncwarp();  // all lanes have waited for it
+      if (lane == 0) barrier_arrive(shared.box_empty(slot_of_held(0)));
+      --held;
+    }
   }
 
   __device__ __forceinline__ void free_stage(uint32_t empty) {
@@ -115,6 +122,7 @@ struct Consumer {
     stage_full += 8;
     stage_at += parts_left * part_units;
     parts_left = args.plan.stage_parts;
+    stage_begins = true;
     if (stage_full == shared.weight_full(shared.weight_slots)) {
       stage_full = shared.weight_full(0);
       stage_at = right.low;
@@ -128,7 +136,7 @@ struct Consumer {
   template <int kSteps, typename Advance>
   __device__ __forceinline__ void multiply_part(int p, int left_at, bool accumulate,
                                                 const Advance& advance) {
-    if (parts_left == args.plan.stage_parts) barrier_wait(stage_full, parity);
+    if (stage_begins) barrier_wait(stage_full, parity);
     const uint64_t a = left.with(left_at), b = right.with(stage_at);
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
@@ -143,22 +151,27 @@ struct Consumer {
     const uint32_t multiplied = unfreed;
     unfreed = 0;
     stage_at += part_units;
-    if (--parts_left == 0) end_stage();
+    stage_begins = --parts_left == 0;
+    if (stage_begins) end_stage();
     advance();
     wgmma_wait<1>();
     free_stage(multiplied);
   }
 
-  // All taps of a column tile, for one chunk.
+  // The taps of a round from the list, for one chunk. `slot`: of the box that the list's places
+  // count from.
   template <int kSteps>
-  __device__ __forceinline__ void multiply_taps(const ColumnPlace& tile, bool first_chunk) {
+  __device__ __forceinline__ void multiply_taps(const ColumnPlace& tile, int first_tap, int slot,
+                                                bool first_round) {
     // A part is one row's width of channels, or several where the width is one step.
     const int tap_step = 2 * kSteps * args.sizes.box.rows;
-    const auto operand_at = [this](unsigned place) {
-      const unsigned at = uniform(place);
-      return static_cast<int>(left.low + slot_of(at >> 24) * box_units + (at & 0xffffff));
+    const int first = left.low + static_cast<int>(uniform(slot)) * box_units;
+    const int ring = shared.box_slots * box_units, end = left.low + ring;
+    const auto operand_at = [first, ring, end](unsigned place) {
+      const int at = first + static_cast<int>(uniform(place));
+      return at >= end ? at - ring : at;
     };
-    const unsigned* tap = shared.taps + tile.first_tap;
+    const unsigned* tap = shared.taps + first_tap;
     int left_at = operand_at(*tap), tap_parts = args.sizes.tap_parts;
     unsigned next = *++tap;
     const auto advance = [&] {
@@ -177,47 +190,68 @@ struct Consumer {
       }
     };
     if constexpr (kPlanes == 1) {
-      multiply_parts(0, static_cast<int>(uniform(tile.taps)) * tap_parts, !first_chunk);
+      multiply_parts(0, static_cast<int>(uniform(tile.taps)) * tap_parts, !first_round);
     } else {
 #pragma unroll 1
       for (int line = 0; line < tile.lines; ++line) {
 #pragma unroll
         for (int p = 0; p < kPlanes; ++p)
           multiply_parts(p, args.plan.axes[2].taps_of(p) * args.sizes.tap_parts,
-                         line > 0 || !first_chunk);
+                         line > 0 || !first_round);
       }
     }
-    if (parts_left != args.plan.stage_parts) end_stage();
   }
 
-  // The sums of a column tile.
-  __device__ __forceinline__ void multiply(const ColumnPlace& tile) {
+  // The sums of a column tile. `ready` boxes are held from the one before, and it is the last to
+  // read the first `leaving`; it holds the others when it ends.
+  __device__ __forceinline__ void multiply(const ColumnPlace& tile, int ready, int leaving) {
     const WgmmaDataPlan& plan = args.plan;
+    const WindowAxis& d = plan.axes[0];
     pin(sums);
     wgmma_fence();
+    held = ready;
+    if (!args.sizes.one_by_one) hold_boxes(args.sizes.boxes);
+    int freed = 0;
+    parts_left = plan.stage_parts;
+    stage_begins = true;
+    int depth = 0, first_box = tile.rounds > 0 ? 0 : args.sizes.boxes;
 #pragma unroll 1
-    for (int chunk = 0; chunk < args.sizes.chunks; ++chunk) {
-      if (args.sizes.chunks > 1) wait_boxes(plan.axes[0].window);
+    while (first_box < args.sizes.boxes) {
+      int box = freed;
+      if (args.sizes.one_by_one) {
+        box = first_box + d.offset[d.plane_begin[tile.d] + depth];
+        const int unread = min(box, leaving) - freed;
+        if (unread > 0) {
+          wgmma_wait<0>();
+          free_boxes(unread);
+          freed += unread;
+        }
+        hold_boxes(box - freed + 1);
+      }
+      const int first_tap = tile.first_tap + depth * tile.taps;
       switch (plan.stage_units) {
         case 2:
-          multiply_taps<1>(tile, chunk == 0);
+          multiply_taps<1>(tile, first_tap, slot_of_held(box - freed), depth + first_box == 0);
           break;
         case 4:
-          multiply_taps<2>(tile, chunk == 0);
+          multiply_taps<2>(tile, first_tap, slot_of_held(box - freed), depth + first_box == 0);
           break;
         case 6:
-          multiply_taps<3>(tile, chunk == 0);
+          multiply_taps<3>(tile, first_tap, slot_of_held(box - freed), depth + first_box == 0);
           break;
         default:
-          multiply_taps<4>(tile, chunk == 0);
+          multiply_taps<4>(tile, first_tap, slot_of_held(box - freed), depth + first_box == 0);
           break;
       }
-      if (args.sizes.chunks > 1) {
-        wgmma_wait<0>();
-        free_boxes(plan.axes[0].window);
+      if (++depth == tile.rounds) {
+        if (!stage_begins) end_stage();
+        depth = 0;
+        first_box += d.window;
       }
     }
     wgmma_wait<0>();
+    free_boxes(leaving - freed);
+    hold_boxes(args.sizes.boxes - leaving);
     free_stage(unfreed);
     unfreed = 0;
     __syncwarp();
@@ -226,8 +260,7 @@ struct Consumer {
     if (args.sizes.empty_planes) {
 #pragma unroll
       for (int p = 0; p < kPlanes; ++p) {
-        const bool empty =
-            tile.lines == 0 || (kPlanes == 1 ? tile.taps : plan.axes[2].taps_of(p)) == 0;
+        const bool empty = tile.rounds == 0 || (kPlanes > 1 && plan.axes[2].taps_of(p) == 0);
 #pragma unroll
         for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
@@ -252,20 +285,32 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
                             warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
 
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
-    const WorkItem item(args, static_cast<int>(index));
+    // In shared memory, because results, while they are stored, take all registers.
+    const WorkItem& item = shared.items[kFillWarps + warp];
+    __syncwarp();  // all have left the item before
+    if (consumer.lane == 0)
+      shared.items[kFillWarps + warp] = WorkItem(args, static_cast<int>(index));
+    __syncwarp();
     T* const result =
         static_cast<T*>(args.result.data) + item.n * args.result.stride[0] +
         static_cast<int64_t>(item.group) * args.result_channels * args.result.stride[1];
-    for (int t = item.first_d; t < item.last_d; ++t) {
-      if (sizes.chunks == 1) consumer.wait_boxes(t == item.first_d ? d.window : box_advance(d));
+    const int first_d = uniform(item.first_d), last_d = uniform(item.last_d);
+    const int first_column = uniform(item.first_column), last_column = uniform(item.last_column);
+    for (int t = first_d; t < last_d; ++t) {
       if (sizes.resident) consumer.restart_stages();
 #pragma unroll 1
-      for (int column = item.first_column; column < item.last_column; ++column) {
+      for (int column = first_column; column < last_column; ++column) {
         const ColumnPlace tile = shared.columns[column];
-        const bool last_column = column == item.last_column - 1, last_t = t == item.last_d - 1;
-        consumer.multiply(tile);
-        if (sizes.chunks == 1 && last_column)
-          consumer.free_boxes(last_t ? d.window : box_advance(d));
+        // Column tiles and positions share boxes where these hold all channels.
+        int ready = 0, leaving = sizes.boxes;
+        if (sizes.chunks == 1) {
+          const int common = sizes.boxes - box_advance(d);
+          if (t > first_d) ready = common;
+          if (t < last_d - 1) leaving -= common;
+          if (column > first_column) ready = sizes.boxes;
+          if (column < last_column - 1) leaving = 0;
+        }
+        consumer.multiply(tile, ready, leaving);
         // Merged: a slot per tap, of which the first ones get the results. Not in the branch below:
         // see C7511 of ptxas.
         constexpr int kSlots = kMerged ? kMergedTaps : kPlanes;
@@ -276,15 +321,16 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
         }
         const int z = d.result_step * t + tile.d;
         if (z < d.result_extent) {
+          const int channel = tile.slice * kColumns;
           const ResultTile<T> to{
-              result + z * args.result.stride[2] + tile.channel * args.result.stride[1],
+              result + z * args.result.stride[2] + channel * args.result.stride[1],
               position_end(item.samples),
               item.h,
               item.w,
               tile.h,
               tile.w,
-              args.result_channels - tile.channel,
-              shared.bias + item.group * sizes.channel_tiles * kColumns + tile.channel};
+              args.result_channels - channel,
+              shared.bias + item.group * sizes.channel_tiles * kColumns + channel};
           if constexpr (kChannelsLast)
             store_channels_last<T, kColumns, kPlanes>(args, to, results, rows, consumer.lane);
           else

@@ -40,6 +40,9 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   for (const WindowAxis& axis : plan.axes)
     for (int plane = 0; plane < axis.planes; ++plane)
       sizes.empty_planes = sizes.empty_planes || axis.taps_of(plane) == 0;
+  sizes.boxes = sizes.chunks * d.window;
+  sizes.one_by_one =
+      sizes.chunks > 1 || plan.box_slots < d.window + std::min(d.window, d.operand_step);
   sizes.taps = d.taps() * h.taps() * (plan.merged_taps > 0 ? 1 : w.taps());
   const int64_t repeated = static_cast<int64_t>(sizes.channel_tiles) * sizes.chunks;
   const int tap_parts = sizes.tap_parts = plan.chunk_units / plan.stage_units;
@@ -75,7 +78,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.fill_staging_at =
       place(copies ? kFillWarps * kFillDepth * fill_batch_bytes(plan.chunk_units) : 0);
   sizes.columns_at = place(sizes.column_tiles * kColumnPlaceBytes);
-  sizes.items_at = place(kFillWarps * kWorkItemBytes, 4);
+  sizes.items_at = place((kFillWarps + kConsumerWarps) * kWorkItemBytes, 4);
   sizes.rows_at = place(int64_t{4} * 2 * 64 * plan.blocks, 4);
   sizes.places_at = place(int64_t{4} * sizes.box.places, 4);
   sizes.taps_at = place(int64_t{4} * (sizes.taps + 2), 4);

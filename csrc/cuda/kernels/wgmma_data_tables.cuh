@@ -140,18 +140,20 @@ struct RingCursor {
 // ---- Tables in shared memory -----------------------------------------------------------------
 struct ColumnPlace {  // a column tile
   int first_tap;      // in the list of taps
-  short lines, taps;  // (d, h) pairs of taps, and all taps
+  // Taps are multiplied in rounds: those of a box each where boxes come one by one, else all of a
+  // chunk in one. No rounds where a plane has no tap.
+  short rounds, lines, taps;  // of a round: (d, h) pairs of taps, and all taps
   unsigned char d, h, w, slice;
-  int channel;  // first, in the group
 };
 struct WgmmaShared {
   uint32_t boxes, weights, barriers;
   char *staging, *fill_staging;
   ColumnPlace* columns;
-  WorkItem* items;   // one per filling warp
+  WorkItem* items;   // one per filling warp, then per multiplying one
   unsigned* rows;    // pack_position() of a row within the tile, or kNoPosition
   unsigned* places;  // per operand coordinate of a box: line << 24 | x << 16 | row
-  unsigned* taps;    // box << 24 | row in units, in the order of first_tap, and two more
+  unsigned* taps;    // units from a round's first box to a tap's rows, in the order of first_tap,
+                     // and two more
   float* bias;       // of all channels, tiles padded; zeros for none
   int box_slots, weight_slots;
 
@@ -197,10 +199,11 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
     index /= h.planes;
     place.d = index % d.planes;
     place.slice = index / d.planes;
-    place.channel = place.slice * plan.columns;
     place.first_tap = first_tap(plan, 0, place.d, place.h, place.w, 1, 0);
-    place.lines = d.taps_of(place.d) * h.taps_of(place.h);
-    place.taps = place.lines * listed_taps_of(plan, place.w);
+    const int taps_d = d.taps_of(place.d), taps_w = listed_taps_of(plan, place.w);
+    place.lines = (sizes.one_by_one ? 1 : taps_d) * h.taps_of(place.h);
+    place.taps = place.lines * taps_w;
+    place.rounds = place.taps == 0 ? 0 : sizes.one_by_one ? taps_d : 1;
     shared.columns[i] = place;
   }
   // Rows that are eight apart in a block of 64 begin runs, one behind the other (flattened) or one
@@ -229,11 +232,10 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
   for (int i = threadIdx.x; i < sizes.taps; i += kWgmmaThreads) {
     const TapPlanes tap(plan, i);
     const int at = first_tap(plan, 0, tap.plane_d, tap.plane_h, tap.plane_w, 1, 0) + tap.rank;
-    shared.taps[at] =
-        static_cast<unsigned>(d.offset[tap.tap_d]) << 24 |
-        static_cast<unsigned>((box.row_h(h, h.offset[tap.tap_h]) +
-                               (plan.merged_taps > 0 ? 0 : box.row_w(w, w.offset[tap.tap_w]))) *
-                              box.width);
+    const int box_of_round = sizes.one_by_one ? 0 : d.offset[tap.tap_d];
+    const int row = box.row_h(h, h.offset[tap.tap_h]) +
+                    (plan.merged_taps > 0 ? 0 : box.row_w(w, w.offset[tap.tap_w]));
+    shared.taps[at] = box_of_round * (sizes.box_bytes / kWgmmaUnitBytes) + row * box.width;
   }
   const int padded = sizes.channel_tiles * plan.columns;
   for (int i = threadIdx.x; i < args.groups * padded; i += kWgmmaThreads) {

@@ -29,7 +29,8 @@ struct WindowAxis {
   int planes;  // forward: residues of the result; grad_input: 1
   int result_step, operand_step;
   int origin, window;
-  // Taps sorted by plane: plane p has those at plane_begin[p] up to plane_begin[p + 1].
+  // Taps sorted by plane, then by offset: plane p has those at plane_begin[p] up to
+  // plane_begin[p + 1].
   int16_t plane_begin[kMostWindowPlanes + 1];
   int16_t tap[kMostWindowTaps];
   int16_t offset[kMostWindowTaps];
@@ -163,7 +164,7 @@ inline std::optional<WindowAxis> window_axis(Pass pass, const Axis& axis) {
     result.window = tile.max_shift - tile.min_shift + 1;
     int at = 0;
     for (int plane = 0; plane < tile.stride; ++plane) {
-      for (int tap = 0; tap < tile.kernel; ++tap) {
+      for (int tap = tile.kernel - 1; tap >= 0; --tap) {
         if (tile.plane(tap) != plane) continue;
         result.tap[at] = static_cast<int16_t>(tap);
         result.offset[at++] = static_cast<int16_t>(tile.max_shift - tile.shift(tap));

@@ -143,7 +143,7 @@ __device__ __forceinline__ int64_t place_of_side(const WgmmaGradWeightArguments&
   const WindowAxis& w = plan.axes[2];
   return channel *
              (moves == plan.input_moves ? args.result_row_stride : args.result_column_stride) +
-         (moves ? w.tap[tile.place_w(w, side)] * args.result_tap_stride[2] : 0);
+         (moves ? w.tap[tile.first_w + side] * args.result_tap_stride[2] : 0);
 }
 
 // Row and column of a thread's i-th sum.

@@ -16,18 +16,12 @@
 namespace convt3d {
 
 // Taps of one plane along w whose sums are the rows (or columns) of one product, side by side:
-// `count` places of the axis' table from `first` on. Their offsets rise or fall evenly.
+// `count` places of the axis' table from `first_w` on. Their offsets rise evenly.
 struct TapTile {
   int plane_h, plane_w;
   int place_h;         // in the table of h
   int first_w, count;  // in the table of w
   int offset_h, offset_w;
-
-  // Which of the tile's taps lies `side` steps from the least offset on.
-  CONVT3D_HOST_DEVICE int place_w(const WindowAxis& w, int side) const {
-    return count > 1 && w.offset[first_w] > w.offset[first_w + 1] ? first_w + count - 1 - side
-                                                                  : first_w + side;
-  }
 };
 
 // Tiles of `merged` taps in the order of planes (h, w), then taps of h, then of w.
@@ -56,7 +50,7 @@ CONVT3D_HOST_DEVICE inline TapTile tap_tile_at(const WindowAxis& h, const Window
       const int left = w.plane_begin[plane_w + 1] - tile.first_w;
       tile.count = left < merged ? left : merged;
       tile.offset_h = h.offset[tile.place_h];
-      tile.offset_w = w.offset[tile.place_w(w, 0)];
+      tile.offset_w = w.offset[tile.first_w];
       return tile;
     }
   }
@@ -68,8 +62,7 @@ CONVT3D_HOST_DEVICE inline int tap_distance(const WindowAxis& axis) {
   for (int plane = 0; plane < axis.planes; ++plane) {
     if (axis.taps_of(plane) < 2) continue;
     const int first = axis.plane_begin[plane];
-    const int distance = axis.offset[first + 1] - axis.offset[first];
-    return distance < 0 ? -distance : distance;
+    return axis.offset[first + 1] - axis.offset[first];
   }
   return 1;
 }
