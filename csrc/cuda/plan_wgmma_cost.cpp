@@ -8,26 +8,27 @@
 namespace convt3d {
 namespace {
 
-// Fitted to 7,900 measurements of plans of the benchmark's cases (docs/performance.md).
-constexpr double kStageClocks = 430;  // least per weight stage: barriers
-constexpr double kPartClocks = 290;   // least per part of a stage: addresses, one group under way
-constexpr double kRoundClocks = 520;  // per box waited for by itself: pipeline drained
-constexpr double kColumnTileClocks = 650;  // pipeline start and drain
-constexpr double kItemClocks = 12300;      // tables, first boxes of a work item
-constexpr double kStoreBytes = 6.4;        // of results, per clock and warpgroup
-constexpr double kStoreWordBytes = 4.5;    // contiguous, where they leave in words
-constexpr double kMergedSums = 9;          // of merged taps, per clock and warpgroup
-constexpr double kSplitSectorBytes = 175;  // what a run of results off the 32-byte grid costs more
-constexpr double kBoxLatency = 1000;  // of the copy engine, until a box asked for begins to come
+// Fitted to 7,200 measurements of plans of the benchmark's cases (docs/performance.md).
+constexpr double kStageClocks = 410;  // least per weight stage: barriers
+constexpr double kPartClocks = 285;   // least per part of a stage: addresses, one group under way
+constexpr double kRoundClocks = 445;  // per box waited for by itself: pipeline drained
+constexpr double kColumnTileClocks = 780;  // pipeline start and drain
+constexpr double kItemClocks = 13500;      // tables, first boxes of a work item
+constexpr double kStoreBytes = 7.7;        // of results, per clock and warpgroup
+constexpr double kStoreWordBytes = 6.7;    // contiguous, where they leave in words
+constexpr double kMergedSums = 5.1;        // of merged taps, per clock and warpgroup
+constexpr double kSplitSectorBytes = 230;  // what a run of results off the 32-byte grid costs more
+constexpr double kBoxLatency = 1120;  // of the copy engine, until a box asked for begins to come
 constexpr double kRowClocks = 3;      // per row of a box, by the copy engine
-constexpr double kNarrowRowClocks = 2.3;    // of 32 bytes
-constexpr double kFilledBoxClocks = 3260;   // per box, by warps
-constexpr double kFillCopiedBytes = 21;     // per clock, by warps in runs of 16 bytes
-constexpr double kFillWordBytes = 13;       // of 4 bytes
-constexpr double kElementBoxClocks = 2550;  // per box, by warps in elements
-constexpr double kFillElementBytes = 10.5;
-constexpr double kWeightLatency = 640;  // until a stage asked for begins to come
-constexpr double kWeightBytes = 58;     // per clock from the L2 cache
+constexpr double kNarrowRowClocks = 2.2;    // of 32 bytes
+constexpr double kFilledBoxClocks = 2810;   // per box, by warps
+constexpr double kFillBatchClocks = 53;     // per batch of lines, by warps
+constexpr double kFillCopiedBytes = 34;     // per clock, by warps in runs of 16 bytes
+constexpr double kFillWordBytes = 17;       // of 4 bytes
+constexpr double kElementBoxClocks = 2340;  // per box, by warps in elements
+constexpr double kFillElementBytes = 10;
+constexpr double kWeightLatency = 900;  // until a stage asked for begins to come
+constexpr double kWeightBytes = 77;     // per clock from the L2 cache
 constexpr double kWeightSlotsInUse = 1.5;
 constexpr double kOverlap = 3;  // what goes on at once: its norm of so many powers
 
@@ -50,8 +51,10 @@ double fill_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
   }
   const double blocks = sizes.box.lines * per_line / sizes.tiles_w;
   const double batches = blocks / kFillBlocks * std::ceil(1. * plan.chunk_units / kFillUnits);
-  return kFilledBoxClocks + batches * fill_batch_bytes(plan.chunk_units) /
-                                (bytes == 16 ? kFillCopiedBytes : kFillWordBytes);
+  const double batch_clocks =
+      kFillBatchClocks +
+      fill_batch_bytes(plan.chunk_units) / (bytes == 16 ? kFillCopiedBytes : kFillWordBytes);
+  return kFilledBoxClocks + batches * batch_clocks;
 }
 
 // Slots of boxes that a position's products take up on average, of a window that positions share
