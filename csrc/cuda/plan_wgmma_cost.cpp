@@ -81,8 +81,9 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
   const double share = tiles / sizes.column_tiles, stages = sizes.stages * share;
   const double parts_of_taps = sizes.parts * share;
   const double multiplied = parts_of_taps * 2 * part_clocks(plan);
-  const double boxes = sizes.chunks > 1 ? static_cast<double>(d.window) * sizes.chunks * tiles
-                                        : std::min(d.window, d.operand_step);
+  const double boxes = sizes.chunks > 1
+                           ? static_cast<double>(d.taps()) / d.planes * sizes.chunks * tiles
+                           : std::min(d.window, d.operand_step);
   const double rounds = !sizes.one_by_one  ? 0
                         : sizes.chunks > 1 ? boxes
                                            : static_cast<double>(d.window) * tiles;

@@ -57,8 +57,9 @@ template <typename T, int kWarps, int kDepth>
 class TransposedFill {
  public:
   // `units`: of channels to fill, at most.
-  __device__ TransposedFill(char* staging, int warp, int units)
-      : batch_bytes_(fill_batch_bytes(units)),
+  __device__ TransposedFill(char* staging, int warp, int units, const BoxShape& box)
+      : box_(box),
+        batch_bytes_(fill_batch_bytes(units)),
         staging_(staging + warp * kDepth * batch_bytes_),
         lane_(static_cast<int>(threadIdx.x) % 32),
         warp_(warp) {}
@@ -95,7 +96,8 @@ class TransposedFill {
       else
         load<kElements / 4>(fill, channel_stride, stride_w, unit, units, place_of, line_source);
       copy_async_wait<kDepth - 1>();
-      transpose(pending_[kDepth - 2]);
+      next_slot();
+      transpose(pending_[kDepth - 2]);  // the oldest, whose staging memory comes next
 #pragma unroll
       for (int age = kDepth - 2; age > 0; --age) pending_[age] = pending_[age - 1];
       const Place place = place_of(lane_ / kPositions);
@@ -104,16 +106,15 @@ class TransposedFill {
           place.exists && static_cast<unsigned>(column) < static_cast<unsigned>(fill.span);
       const int row = exists ? row_of(place.line, column) : -1;
       pending_[0] = {row < 0 ? kNowhere : rows.address(row, unit),
-                     rows.width == 2 ? rows.block_bytes : 0, empty | parity, slot_ | units};
-      slot_ = slot_ == (kDepth - 1) * batch_bytes_ ? 0 : slot_ + batch_bytes_;
-      in_box_ = true;
+                     empty | parity | static_cast<uint32_t>(units) << kUnitsShift};
     }
   }
 
   // The box filled since the last call is complete.
   __device__ __forceinline__ void end_box(uint32_t empty, uint32_t parity) {
-    if (in_box_) {
-      pending_[0].empty |= kLast;
+    // Of boxes filled one after the other, each has a barrier of its own.
+    if ((pending_[0].box & (kBarrier | 1)) == (empty | parity)) {
+      pending_[0].box |= kLast;
     } else {
       // Not before the box is empty: that would be an arrival for the one before. Waiting needs
       // what is pending to be stored, which others may wait for.
@@ -121,18 +122,18 @@ class TransposedFill {
       barrier_wait(empty, parity);
       arrive(empty);
     }
-    in_box_ = false;
   }
 
   // Stores what has been loaded.
   __device__ __forceinline__ void flush() {
     copy_async_wait<0>();
+    next_slot();
 #pragma unroll
     for (int age = kDepth - 2; age >= 0; --age) {
       transpose(pending_[age]);
-      pending_[age].slot = 0;
+      pending_[age].box = 0;
+      next_slot();
     }
-    in_box_ = false;
   }
 
  private:
@@ -147,13 +148,17 @@ class TransposedFill {
   // shared.
   struct Pending {
     uint32_t address;  // of the first unit of this lane's row, or kNowhere
-    int after_two;     // bytes from the first two units of a row to the next two, if not beside
-    uint32_t empty;    // barrier of the box | parity to wait for | kLast of the warp's in the box
-    int slot;          // bytes in the staging memory | units; 0 units: no batch
-
-    __device__ __forceinline__ int units() const { return slot & (kStagedUnitBytes - 1); }
+    // Barrier of the box, parity to wait for, kLast for the warp's last in the box, and units from
+    // kUnitsShift on: 0, no batch.
+    uint32_t box;
   };
-  static constexpr uint32_t kLast = 2, kBarrier = ~7u;
+  static constexpr uint32_t kLast = 2;
+  static constexpr int kUnitsShift = 24;
+  static constexpr uint32_t kBarrier = (1u << kUnitsShift) - 8;
+
+  __device__ __forceinline__ void next_slot() {
+    slot_ = slot_ == (kDepth - 1) * batch_bytes_ ? 0 : slot_ + batch_bytes_;
+  }
 
   // A 16-byte chunk of a block: eight positions of a channel, or four. Rotated from block to block,
   // so that chunks of neighbouring blocks meet different banks, as those of one block do.
@@ -200,20 +205,21 @@ class TransposedFill {
     copy_async_commit();
   }
 
-  // A batch that has arrived.
+  // A batch that has arrived, at the slot.
   __device__ __forceinline__ void transpose(const Pending& batch) {
-    const int units = batch.units();
+    const int units = static_cast<int>(batch.box >> kUnitsShift);
     if (units == 0) return;
     __syncwarp();
-    barrier_wait(batch.empty & kBarrier, batch.empty & 1);
+    barrier_wait(batch.box & kBarrier, batch.box & 1);
     const int block = lane_ / kPositions, position = lane_ % kPositions;
-    const char* const staged = staging_ + (batch.slot - units);
+    const char* const staged = staging_ + slot_;
 #pragma unroll
     for (int u = 0; u < kFillUnits; ++u) {
       if (u >= units) break;
       const int unit_at = u * kStagedUnitBytes;
-      const int swizzle = batch.after_two != 0 ? u & 1 : u;
-      const uint32_t target = (batch.address ^ swizzle << 4) + (u >= 2 ? batch.after_two : 0);
+      const bool apart = u >= 2 && box_.width == 2;  // from the first two units
+      const uint32_t target =
+          (batch.address ^ (apart ? u - 2 : u) << 4) + (apart ? box_.bytes() : 0);
       if constexpr (sizeof(T) == 2) {
         const uint32_t chunk = shared_address(staged) + unit_at + chunk_at(block, position);
         uint32_t matrices[4];
@@ -231,7 +237,7 @@ class TransposedFill {
                                 round_to_tf32(words[2]), round_to_tf32(words[3])});
       }
     }
-    if (batch.empty & kLast) arrive(batch.empty & kBarrier);
+    if (batch.box & kLast) arrive(batch.box & kBarrier);
     __syncwarp();  // the staging memory is free
   }
 
@@ -241,11 +247,11 @@ class TransposedFill {
     if (lane_ == 0) barrier_arrive(empty - 8);
   }
 
+  const BoxShape& box_;
   int batch_bytes_;
   char* staging_;
   int lane_, warp_;
-  int slot_ = 0;  // in the staging memory, of the next batch, bytes
-  bool in_box_ = false;
+  int slot_ = 0;  // in the staging memory, of the next batch to load or to transpose, bytes
   Pending pending_[kDepth - 1] = {};  // newest first
 };
 

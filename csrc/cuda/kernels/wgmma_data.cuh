@@ -202,24 +202,28 @@ struct Consumer {
     }
   }
 
-  // The sums of a column tile. `ready` boxes are held from the one before, and it is the last to
-  // read the first `leaving`; it holds the others when it ends.
+  // The sums of a column tile. Of boxes that it shares, `ready` are held from the one before, and
+  // it is the last to read the first `leaving`; it holds the others when it ends.
   __device__ __forceinline__ void multiply(const ColumnPlace& tile, int ready, int leaving) {
     const WgmmaDataPlan& plan = args.plan;
     const WindowAxis& d = plan.axes[0];
     pin(sums);
     wgmma_fence();
     held = ready;
-    if (!args.sizes.one_by_one) hold_boxes(args.sizes.boxes);
-    int freed = 0;
+    // Column tiles and positions share boxes that hold all channels; of several chunks, each column
+    // tile has boxes of its own.
+    const bool shares = args.sizes.chunks == 1;
+    const int rounds = tile.rounds * args.sizes.chunks, boxes = shares ? d.window : rounds;
+    if (!shares) leaving = boxes;
+    if (!args.sizes.one_by_one) hold_boxes(boxes);
+    int freed = 0, depth = 0;
     parts_left = plan.stage_parts;
     stage_begins = true;
-    int depth = 0, first_box = tile.rounds > 0 ? 0 : args.sizes.boxes;
 #pragma unroll 1
-    while (first_box < args.sizes.boxes) {
+    for (int round = 0; round < rounds; ++round) {
       int box = freed;
       if (args.sizes.one_by_one) {
-        box = first_box + d.offset[d.plane_begin[tile.d] + depth];
+        box = shares ? d.offset[d.plane_begin[tile.d] + depth] : round;
         const int unread = min(box, leaving) - freed;
         if (unread > 0) {
           wgmma_wait<0>();
@@ -231,27 +235,26 @@ struct Consumer {
       const int first_tap = tile.first_tap + depth * tile.taps;
       switch (plan.stage_units) {
         case 2:
-          multiply_taps<1>(tile, first_tap, slot_of_held(box - freed), depth + first_box == 0);
+          multiply_taps<1>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
         case 4:
-          multiply_taps<2>(tile, first_tap, slot_of_held(box - freed), depth + first_box == 0);
+          multiply_taps<2>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
         case 6:
-          multiply_taps<3>(tile, first_tap, slot_of_held(box - freed), depth + first_box == 0);
+          multiply_taps<3>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
         default:
-          multiply_taps<4>(tile, first_tap, slot_of_held(box - freed), depth + first_box == 0);
+          multiply_taps<4>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
       }
       if (++depth == tile.rounds) {
         if (!stage_begins) end_stage();
         depth = 0;
-        first_box += d.window;
       }
     }
     wgmma_wait<0>();
     free_boxes(leaving - freed);
-    hold_boxes(args.sizes.boxes - leaving);
+    hold_boxes(boxes - leaving);
     free_stage(unfreed);
     unfreed = 0;
     __syncwarp();
@@ -301,13 +304,12 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
 #pragma unroll 1
       for (int column = first_column; column < last_column; ++column) {
         const ColumnPlace tile = shared.columns[column];
-        // Column tiles and positions share boxes where these hold all channels.
-        int ready = 0, leaving = sizes.boxes;
+        int ready = 0, leaving = d.window;  // of shared boxes
         if (sizes.chunks == 1) {
-          const int common = sizes.boxes - box_advance(d);
+          const int common = d.window - box_advance(d);
           if (t > first_d) ready = common;
           if (t < last_d - 1) leaving -= common;
-          if (column > first_column) ready = sizes.boxes;
+          if (column > first_column) ready = d.window;
           if (column < last_column - 1) leaving = 0;
         }
         consumer.multiply(tile, ready, leaving);

@@ -130,7 +130,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
   constexpr bool kByWarps = kFill != BoxFill::kCopyEngine;
   constexpr bool kCopies = kFill == BoxFill::kRuns;
   TransposedFill<T, kFillWarps, kFillDepth> copies(shared.fill_staging, thread / 32,
-                                                   plan.chunk_units);
+                                                   plan.chunk_units, sizes.box);
   RingCursor cursor;
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     // In shared memory, because registers are short here.
@@ -138,63 +138,61 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
     if (kByWarps) __syncwarp();  // all have left the item before
     if (thread % 32 == 0) shared.items[thread / 32] = WorkItem(args, static_cast<int>(index));
     if (kByWarps) __syncwarp();
-    // A window of boxes per position, column tile and chunk, or what each position has anew.
-    const int positions = item.last_d - item.first_d;
-    const int boxes = sizes.chunks > 1 ? positions * (item.last_column - item.first_column) *
-                                             sizes.chunks * d.window
-                                       : d.window + (positions - 1) * fresh;
-    for (int i = 0; i < boxes; ++i) {
-      int z, channel = 0;
-      if (sizes.chunks > 1) {
-        const int window = i / d.window, column = window / sizes.chunks;
-        const int t = column / (item.last_column - item.first_column);
-        channel = window % sizes.chunks * plan.chunk_units * kWgmmaUnitElements<T>;
-        z = d.operand_step * t + i % d.window;
-      } else {
-        // The whole window of the first position; of the others the boxes at its end.
-        const int later = i - d.window;
-        z = later < 0 ? i : d.operand_step * (later / fresh + 1) + d.window - fresh + later % fresh;
-      }
-      z += d.operand_step * item.first_d + d.origin;
-      const int y = h.operand_step * item.h + h.origin;
-      const int x = w.operand_step * item.w + w.origin;
-      const uint32_t box = shared.boxes + cursor.slot * sizes.box_bytes;
-      const uint32_t full = shared.box_full(cursor.slot), empty = shared.box_empty(cursor.slot);
-      // A new barrier counts as having completed the phase before its first.
-      const uint32_t parity = cursor.parity ^ 1;
-      if (!kCopies) barrier_wait(empty, parity);
-      if constexpr (!kByWarps) {
-        fill_box_tensor(args, box, full, item.group * args.operand_channels + channel, x, y, z,
-                        item.n);
-      } else {
-        const BoxSource<T> from{
-            static_cast<const T*>(args.operand.data) + item.n * args.operand.stride[0] +
-                (static_cast<int64_t>(item.group) * args.operand_channels + channel) *
-                    args.operand.stride[1] +
-                z * args.operand.stride[2],
-            y, x, min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
-            inside_extent(z, d.operand_extent) ? item.samples : 0};
-        fill_box_lines(args, shared, box, from,
-                       [&](const FilledLines& lines, const SwizzledRows& rows,
-                           const auto& line_source, const auto& row_of) {
-                         const auto stride_w = static_cast<int>(args.operand.stride[4]);
-                         if constexpr (kCopies)
-                           copies.fill(lines, rows, plan.fill_run == kWgmmaUnitElements<T>,
-                                       args.operand.stride[1], stride_w, cursor.slot, empty, parity,
-                                       line_source, row_of);
-                         else
-                           fill_elements<2, T>(lines, rows, args.operand.stride[1], stride_w,
-                                               thread, kFillThreads, line_source, row_of);
-                       });
-        if constexpr (kCopies) {
-          copies.end_box(empty, parity);
-        } else {
-          fence_for_wgmma();
-          __syncwarp();
-          if (thread % 32 == 0) barrier_arrive(full);
+    // Of several chunks, each column tile takes for each chunk the boxes that its taps read. A
+    // single one's stay: the whole window of the first position, of the others the boxes at its
+    // end.
+    const bool stay = sizes.chunks == 1;
+    for (int t = item.first_d; t < item.last_d; ++t) {
+      int part = item.first_column * sizes.chunks;  // chunk of a column tile
+      do {
+        for (int i = stay && t > item.first_d ? d.window - fresh : 0;
+             i < (stay ? d.window : shared.columns[part / sizes.chunks].rounds); ++i) {
+          const int channel = part % sizes.chunks * plan.chunk_units * kWgmmaUnitElements<T>;
+          const int z =
+              d.operand_step * t + d.origin +
+              (stay ? i : d.offset[d.plane_begin[shared.columns[part / sizes.chunks].d] + i]);
+          const int y = h.operand_step * item.h + h.origin;
+          const int x = w.operand_step * item.w + w.origin;
+          const uint32_t box = shared.boxes + cursor.slot * sizes.box_bytes;
+          const uint32_t full = shared.box_full(cursor.slot), empty = shared.box_empty(cursor.slot);
+          // A new barrier counts as having completed the phase before its first.
+          const uint32_t parity = cursor.parity ^ 1;
+          if (!kCopies) barrier_wait(empty, parity);
+          if constexpr (!kByWarps) {
+            fill_box_tensor(args, box, full, item.group * args.operand_channels + channel, x, y, z,
+                            item.n);
+          } else {
+            const BoxSource<T> from{
+                static_cast<const T*>(args.operand.data) + item.n * args.operand.stride[0] +
+                    (static_cast<int64_t>(item.group) * args.operand_channels + channel) *
+                        args.operand.stride[1] +
+                    z * args.operand.stride[2],
+                y, x,
+                min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
+                inside_extent(z, d.operand_extent) ? item.samples : 0};
+            fill_box_lines(args, shared, box, from,
+                           [&](const FilledLines& lines, const SwizzledRows& rows,
+                               const auto& line_source, const auto& row_of) {
+                             const auto stride_w = static_cast<int>(args.operand.stride[4]);
+                             if constexpr (kCopies)
+                               copies.fill(lines, rows, plan.fill_run == kWgmmaUnitElements<T>,
+                                           args.operand.stride[1], stride_w, cursor.slot, empty,
+                                           parity, line_source, row_of);
+                             else
+                               fill_elements<2, T>(lines, rows, args.operand.stride[1], stride_w,
+                                                   thread, kFillThreads, line_source, row_of);
+                           });
+            if constexpr (kCopies) {
+              copies.end_box(empty, parity);
+            } else {
+              fence_for_wgmma();
+              __syncwarp();
+              if (thread % 32 == 0) barrier_arrive(full);
+            }
+          }
+          cursor.advance(shared.box_slots);
         }
-      }
-      cursor.advance(shared.box_slots);
+      } while (!stay && ++part < item.last_column * sizes.chunks);
     }
   }
   if (kCopies) copies.flush();

@@ -40,7 +40,6 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   for (const WindowAxis& axis : plan.axes)
     for (int plane = 0; plane < axis.planes; ++plane)
       sizes.empty_planes = sizes.empty_planes || axis.taps_of(plane) == 0;
-  sizes.boxes = sizes.chunks * d.window;
   sizes.one_by_one =
       sizes.chunks > 1 || plan.box_slots < d.window + std::min(d.window, d.operand_step);
   sizes.taps = d.taps() * h.taps() * (plan.merged_taps > 0 ? 1 : w.taps());

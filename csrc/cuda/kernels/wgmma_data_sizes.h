@@ -80,7 +80,6 @@ struct WgmmaDataSizes {
   int column_tiles;   // per group
   int sample_tiles, tiles_h, tiles_w, segments;
   BoxShape box;
-  int boxes;  // that a column tile reads: a window of each chunk
   int box_bytes, part_bytes, stage_bytes;
   bool empty_planes;  // some result plane has no tap
   bool one_by_one;    // boxes are waited for when their first tap comes, and freed after their last
