@@ -202,28 +202,24 @@ struct Consumer {
     }
   }
 
-  // The sums of a column tile. Of boxes that it shares, `ready` are held from the one before, and
-  // it is the last to read the first `leaving`; it holds the others when it ends.
-  __device__ __forceinline__ void multiply(const ColumnPlace& tile, int ready, int leaving) {
+  // The sums of a column tile. `ready` of the boxes that it reads are held from the one before; it
+  // is the last to read the first `leaving`, and holds the `staying` others when it ends.
+  __device__ __forceinline__ void multiply(const ColumnPlace& tile, int ready, int leaving,
+                                           int staying) {
     const WgmmaDataPlan& plan = args.plan;
     const WindowAxis& d = plan.axes[0];
     pin(sums);
     wgmma_fence();
     held = ready;
-    // Column tiles and positions share boxes that hold all channels; of several chunks, each column
-    // tile has boxes of its own.
-    const bool shares = args.sizes.chunks == 1;
-    const int rounds = tile.rounds * args.sizes.chunks, boxes = shares ? d.window : rounds;
-    if (!shares) leaving = boxes;
-    if (!args.sizes.one_by_one) hold_boxes(boxes);
+    if (!args.sizes.one_by_one) hold_boxes(d.window);
     int freed = 0, depth = 0;
     parts_left = plan.stage_parts;
     stage_begins = true;
 #pragma unroll 1
-    for (int round = 0; round < rounds; ++round) {
+    for (int round = 0; round < tile.rounds; ++round) {
       int box = freed;
       if (args.sizes.one_by_one) {
-        box = shares ? d.offset[d.plane_begin[tile.d] + depth] : round;
+        box = args.sizes.chunks == 1 ? d.offset[d.plane_begin[tile.d] + depth] : round;
         const int unread = min(box, leaving) - freed;
         if (unread > 0) {
           wgmma_wait<0>();
@@ -247,14 +243,14 @@ struct Consumer {
           multiply_taps<4>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
       }
-      if (++depth == tile.rounds) {
+      if (++depth == tile.chunk_rounds) {
         if (!stage_begins) end_stage();
         depth = 0;
       }
     }
     wgmma_wait<0>();
     free_boxes(leaving - freed);
-    hold_boxes(boxes - leaving);
+    hold_boxes(staying);
     free_stage(unfreed);
     unfreed = 0;
     __syncwarp();
@@ -304,15 +300,16 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
 #pragma unroll 1
       for (int column = first_column; column < last_column; ++column) {
         const ColumnPlace tile = shared.columns[column];
-        int ready = 0, leaving = d.window;  // of shared boxes
+        // Column tiles and positions share boxes that hold all channels; of several chunks, each
+        // column tile has boxes of its own.
+        int ready = 0, leaving = tile.rounds, staying = 0;
         if (sizes.chunks == 1) {
           const int common = d.window - box_advance(d);
-          if (t > first_d) ready = common;
-          if (t < last_d - 1) leaving -= common;
-          if (column > first_column) ready = d.window;
-          if (column < last_column - 1) leaving = 0;
+          ready = column > first_column ? d.window : t > first_d ? common : 0;
+          staying = column < last_column - 1 ? d.window : t < last_d - 1 ? common : 0;
+          leaving = d.window - staying;
         }
-        consumer.multiply(tile, ready, leaving);
+        consumer.multiply(tile, ready, leaving, staying);
         // Merged: a slot per tap, of which the first ones get the results. Not in the branch below:
         // see C7511 of ptxas.
         constexpr int kSlots = kMerged ? kMergedTaps : kPlanes;

@@ -24,7 +24,7 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
         const int64_t begin =
             static_cast<int64_t>(tile.slice * sizes.taps + tile.first_tap) * sizes.chunks;
         const char* source = packed + begin * sizes.tap_parts * sizes.part_bytes;
-        const int chunk_bytes = tile.rounds * tile.taps * sizes.tap_parts * sizes.part_bytes;
+        const int chunk_bytes = tile.chunk_rounds * tile.taps * sizes.tap_parts * sizes.part_bytes;
         for (int chunk = 0; chunk < sizes.chunks; ++chunk) {
           for (int left = chunk_bytes; left > 0; left -= sizes.stage_bytes) {
             const int bytes = min(left, sizes.stage_bytes);
@@ -146,7 +146,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
       int part = item.first_column * sizes.chunks;  // chunk of a column tile
       do {
         for (int i = stay && t > item.first_d ? d.window - fresh : 0;
-             i < (stay ? d.window : shared.columns[part / sizes.chunks].rounds); ++i) {
+             i < (stay ? d.window : shared.columns[part / sizes.chunks].chunk_rounds); ++i) {
           const int channel = part % sizes.chunks * plan.chunk_units * kWgmmaUnitElements<T>;
           const int z =
               d.operand_step * t + d.origin +

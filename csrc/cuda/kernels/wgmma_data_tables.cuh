@@ -142,7 +142,8 @@ struct ColumnPlace {  // a column tile
   int first_tap;      // in the list of taps
   // Taps are multiplied in rounds: those of a box each where boxes come one by one, else all of a
   // chunk in one. No rounds where a plane has no tap.
-  short rounds, lines, taps;  // of a round: (d, h) pairs of taps, and all taps
+  short rounds, chunk_rounds;  // of all chunks, of one
+  short lines, taps;           // of a round: (d, h) pairs of taps, and all taps
   unsigned char d, h, w, slice;
 };
 struct WgmmaShared {
@@ -203,7 +204,8 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
     const int taps_d = d.taps_of(place.d), taps_w = listed_taps_of(plan, place.w);
     place.lines = (sizes.one_by_one ? 1 : taps_d) * h.taps_of(place.h);
     place.taps = place.lines * taps_w;
-    place.rounds = place.taps == 0 ? 0 : sizes.one_by_one ? taps_d : 1;
+    place.chunk_rounds = place.taps == 0 ? 0 : sizes.one_by_one ? taps_d : 1;
+    place.rounds = place.chunk_rounds * sizes.chunks;
     shared.columns[i] = place;
   }
   // Rows that are eight apart in a block of 64 begin runs, one behind the other (flattened) or one
