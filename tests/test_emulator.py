@@ -77,7 +77,7 @@ MERGED = [
     ((256, 5), "size=2,8,16 kernel=2,4,4 stride=2,4,4 padding=0,0,0", "forward"),
 ]
 MERGED_CHANNELS_LAST = [
-    ((64, 32), "size=4,16,24 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
+    ((128, 32), "size=4,16,24 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
 ]
 
 
