@@ -285,8 +285,8 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
     if (!axis) return Refusal{"a kernel above 16 or a stride above 8 exceeds its tables"};
     base.axes[a] = *axis;
   }
-  // Offsets within one plane of depth, of the samples of a tile, are 32-bit, the places of boxes in
-  // a window 8-bit.
+  // Offsets within one plane of depth, of the samples of a tile, are 32-bit. Rings are tried for
+  // windows of up to 64 boxes.
   constexpr int64_t kMost = std::numeric_limits<int>::max(), kSlack = 512;
   const auto plane = [&base](const TensorPointer& tensor, int WindowAxis::* extent) {
     return (base.axes[1].*extent + kSlack) * tensor.stride[3] +

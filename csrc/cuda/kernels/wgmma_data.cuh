@@ -8,7 +8,9 @@
 //   operand   one plane of depth ("box") after the other is copied into a ring in shared memory, a
 //             row per position with its channels side by side. Every tap reads the same box at
 //             another row; walking along d, a box serves all taps of depth in turn. Channels that
-//             do not fit at once come in chunks: then a window of boxes per chunk.
+//             do not fit at once come in chunks: then each column tile has the boxes that its taps
+//             read, for each chunk. Where boxes are few, a warpgroup waits for each of them when it
+//             comes to its taps, and frees it behind them.
 //   weights   one thread copies them, packed by pack_wgmma_weights in the order of consumption,
 //             some parts of taps ("stage") at a time into a second ring, or once for good if all
 //             fit.
