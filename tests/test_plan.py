@@ -118,6 +118,20 @@ def test_wgmma_needs_its_gpu() -> None:
         assert "refused, because the GPU or this build has no WGMMA" in plans.report(found)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "tf32"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [50_000, 200_000, 400_000, 1_000_000])
+def test_many_channels_fit_the_counters(channels: int, layout: str, dtype: str) -> None:
+    case = parse_shape(f"1,{channels},4,4,4 -> 8 k16")
+    found = plans.plan(case, dtype, layout, "forward", H200)
+    if found["engine"] != "wgmma":
+        return
+    plan = found["plan"]
+    # A row of 16-byte units fits shared memory; the rounds of a column tile are counted in 16 bits.
+    assert plan["chunk_units"] * 16 < H200.limits[1]
+    assert plan["chunks"] * case.kernel[0] < 1 << 15
+
+
 def test_alternatives_are_sorted_and_hold_the_plan() -> None:
     case = select(["monai_64"])[0]
     for operator in OPERATORS:

@@ -64,8 +64,9 @@ struct Search {
     plan.column_parts = 1;
     plan.box_slots = plan.weight_slots = 1;
     WgmmaDataSizes sizes = sizes_of(plan);
-    // Tables pack coordinates into bytes and rows into 16 bits.
+    // Tables pack coordinates into bytes, rows and the boxes of a column tile into 16 bits.
     if (sizes.box.lines > kMostBoxLines || sizes.box.span_w > 256 || sizes.box.rows > 65535 ||
+        int64_t{sizes.chunks} * d.taps() > std::numeric_limits<int16_t>::max() ||
         sizes.column_tiles > 256 || sizes.channel_tiles > 256 ||
         sizes.shared_bytes > device.shared_per_block)
       return;

@@ -34,7 +34,9 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.tiles_w = ceil_div(w.positions, plan.tile_w);
   sizes.segments = ceil_div(d.positions, plan.segment);
   sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan), plan.samples);
-  sizes.box_bytes = sizes.box.bytes() * (plan.chunk_units / sizes.box.width);
+  constexpr int64_t kMost = std::numeric_limits<int>::max();
+  sizes.box_bytes = static_cast<int>(
+      std::min(int64_t{sizes.box.bytes()} * (plan.chunk_units / sizes.box.width), kMost));
   sizes.part_bytes = plan.stage_units * product_columns(plan) * kWgmmaUnitBytes;
   sizes.stage_bytes = plan.stage_parts * sizes.part_bytes;
   for (const WindowAxis& axis : plan.axes)
@@ -88,8 +90,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   const int64_t reach = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes +
                         2 * group_rows * sizes.box.width * kWgmmaUnitBytes;
   at = std::max(at, reach);
-  sizes.shared_bytes =
-      at > std::numeric_limits<int>::max() ? std::numeric_limits<int>::max() : static_cast<int>(at);
+  sizes.shared_bytes = static_cast<int>(std::min(at, kMost));
   sizes.items = sizes.sample_tiles * problem.groups * sizes.segments * plan.column_parts *
                 static_cast<int64_t>(sizes.tiles_h) * sizes.tiles_w;
   sizes.packed_bytes = problem.groups * sizes.parts * sizes.part_bytes;
