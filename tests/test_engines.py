@@ -69,7 +69,7 @@ def test_engine_that_cannot_says_why(operator: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("operator", ["forward", "grad_input"])
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_wgmma_needs_tf32_for_float32(operator: str) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("WGMMA is Hopper's alone")

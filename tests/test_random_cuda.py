@@ -101,9 +101,7 @@ def wanted(operator: str, operands: tuple) -> Expected:
     return Expected(value, magnitude, terms=1, random=True)
 
 
-def engines_of(
-    operator: str, case: Case, dtype: torch.dtype, tf32: bool, heads: bool
-) -> tuple[str, ...]:
+def engines_of(case: Case, dtype: torch.dtype, tf32: bool, heads: bool) -> tuple[str, ...]:
     """The engines, but for the direct one, that this GPU has for most calls of this kind."""
     if heads:
         return ("im2col",)
@@ -112,10 +110,7 @@ def engines_of(
         return ("depthwise",)
     if torch.cuda.get_device_capability() != (9, 0):
         return ("gemm",)
-    if operator == "grad_weight":
-        has_wgmma = dtype != torch.float32
-    else:
-        has_wgmma = dtype != torch.float32 or tf32
+    has_wgmma = dtype != torch.float32 or tf32
     return ("gemm", "wgmma") if has_wgmma else ("gemm",)
 
 
@@ -160,7 +155,7 @@ def test_random_problems(heads: bool, dtype: torch.dtype, first: int) -> None:
                     last = getattr(torch.ops.convt3d, operator)(*alone)
                     assert torch.equal(last, result[-1:]), f"depends on the batch: {label}"
                 chosen = False
-                for engine in engines_of(operator, case, dtype, tf32, heads):
+                for engine in engines_of(case, dtype, tf32, heads):
                     name = f"{operator} {engine} {precision}"
                     asked[name] += 1
                     poison(reference.value.numel(), dtype)

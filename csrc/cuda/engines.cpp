@@ -10,11 +10,13 @@
 #include "kernels/gemm_data.h"
 #include "kernels/gemm_grad_weight.h"
 #include "kernels/im2col.h"
+#include "kernels/tf32_grad_weight.h"
 #include "kernels/wgmma_data.h"
 #include "kernels/wgmma_grad_weight.h"
 #include "plan_depthwise.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
+#include "plan_tf32_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -106,7 +108,19 @@ const char* run_im2col_grad_weight(const GradWeightCall& call, bool forced) {
   return nullptr;
 }
 
+const char* run_tf32_grad_weight(const GradWeightCall& call, bool forced) {
+  const auto plan = plan_tf32_grad_weight(call.problem, call.type, call.grad_output, call.input,
+                                          call.allow_tf32, call.device, forced);
+  if (!plan) return plan.refusal();
+  const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(call.problem, *plan);
+  const Tensor workspace = allocate_bytes(sizes.workspace_bytes, call.like);
+  STD_CUDA_CHECK(launch_tf32_grad_weight(call.problem, *plan, call.grad_output, call.input,
+                                         call.result, workspace.data_ptr(), call.stream));
+  return nullptr;
+}
+
 const char* run_wgmma_grad_weight(const GradWeightCall& call, bool forced) {
+  if (call.type == DataType::kFloat32) return run_tf32_grad_weight(call, forced);
   const auto plan = plan_wgmma_grad_weight(call.problem, call.type, call.grad_output, call.input,
                                            call.device, forced);
   if (!plan) return plan.refusal();

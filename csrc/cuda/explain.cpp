@@ -9,6 +9,7 @@
 #include "plan_depthwise.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
+#include "plan_tf32_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -195,6 +196,30 @@ std::string facts_of(const PlanRequest& request, const WgmmaGradWeightPlan& plan
       .text();
 }
 
+const char* name_of(GatherFill fill) {
+  return fill == GatherFill::kCopyEngine   ? "copy engine"
+         : fill == GatherFill::kTransposed ? "copy engine, transposed"
+                                           : "elements";
+}
+
+std::string facts_of(const PlanRequest& request, const Tf32GradWeightPlan& plan, double clocks) {
+  const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(request.problem, plan);
+  const int64_t items = sizes.jobs * plan.splits;
+  return common_facts(clocks, {plan.tile[0], plan.tile[1], plan.tile[2]}, items, items,
+                      request.device.multiprocessors, plan.stages, 1, plan.splits)
+      .add("columns", plan.columns)
+      .add("row_tiles_per_warpgroup", plan.tiles)
+      .add("row_blocks", plan.row_blocks)
+      .add("output_channels_per_block", plan.slice)
+      .add("samples", plan.samples)
+      .add("fill_of_grad_output", name_of(plan.output_fill))
+      .add("fill_of_input", name_of(plan.input_fill))
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", 0)
+      .add("workspace_bytes", sizes.workspace_bytes)
+      .text();
+}
+
 Im2colPass im2col_pass_of(const PlanRequest& request) {
   return request.kind == Operator::kForward     ? Im2colPass::kForward
          : request.kind == Operator::kGradInput ? Im2colPass::kGradInput
@@ -287,17 +312,30 @@ Verdict verdict_of(const PlanRequest& request, Search&& search) {
   return verdict;
 }
 
-Verdict explain_wgmma_grad_weight(const PlanRequest& request, const Operands& operands) {
-  const auto plan = [&](bool even_if_slow, Alternatives<WgmmaGradWeightPlan>* alternatives) {
-    return plan_wgmma_grad_weight(request.problem, request.type, operands.grad_output,
-                                  operands.input, request.device, even_if_slow, alternatives);
-  };
-  const auto worthwhile = plan(false, nullptr);
-  Verdict verdict = verdict_of<WgmmaGradWeightPlan>(
-      request,
-      [&](Alternatives<WgmmaGradWeightPlan>* alternatives) { return plan(true, alternatives); });
+// The engines that also say what they would run where they are not the fastest.
+// `search(even_if_slow, alternatives)`.
+template <typename Plan, typename Search>
+Verdict verdict_even_if_slow(const PlanRequest& request, Search&& search) {
+  const auto worthwhile = search(false, nullptr);
+  Verdict verdict = verdict_of<Plan>(
+      request, [&](Alternatives<Plan>* alternatives) { return search(true, alternatives); });
   verdict.refusal = worthwhile.refusal();
   return verdict;
+}
+
+Verdict explain_wgmma_grad_weight(const PlanRequest& request, const Operands& operands) {
+  if (request.type == DataType::kFloat32)
+    return verdict_even_if_slow<Tf32GradWeightPlan>(
+        request, [&](bool even_if_slow, Alternatives<Tf32GradWeightPlan>* alternatives) {
+          return plan_tf32_grad_weight(request.problem, request.type, operands.grad_output,
+                                       operands.input, request.allow_tf32, request.device,
+                                       even_if_slow, alternatives);
+        });
+  return verdict_even_if_slow<WgmmaGradWeightPlan>(
+      request, [&](bool even_if_slow, Alternatives<WgmmaGradWeightPlan>* alternatives) {
+        return plan_wgmma_grad_weight(request.problem, request.type, operands.grad_output,
+                                      operands.input, request.device, even_if_slow, alternatives);
+      });
 }
 
 Verdict explain_im2col(const PlanRequest& request, const Operands& operands) {
@@ -307,15 +345,11 @@ Verdict explain_im2col(const PlanRequest& request, const Operands& operands) {
   const TensorPointer& output = request.kind == Operator::kForward     ? operands.result
                                 : request.kind == Operator::kGradInput ? operands.operand
                                                                        : operands.grad_output;
-  const auto plan = [&](bool forced, Alternatives<Im2colPlan>* alternatives) {
-    return plan_im2col(request.problem, im2col_pass_of(request), request.type, input, output,
-                       request.allow_tf32, request.device, forced, alternatives);
-  };
-  const auto worthwhile = plan(false, nullptr);
-  Verdict verdict = verdict_of<Im2colPlan>(
-      request, [&](Alternatives<Im2colPlan>* alternatives) { return plan(true, alternatives); });
-  verdict.refusal = worthwhile.refusal();
-  return verdict;
+  return verdict_even_if_slow<Im2colPlan>(
+      request, [&](bool forced, Alternatives<Im2colPlan>* alternatives) {
+        return plan_im2col(request.problem, im2col_pass_of(request), request.type, input, output,
+                           request.allow_tf32, request.device, forced, alternatives);
+      });
 }
 
 Verdict explain_gemm_data(const PlanRequest& request, const Operands& operands) {

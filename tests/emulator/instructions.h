@@ -32,10 +32,13 @@ struct WgmmaProduct {
   bool transposed;  // rows of both operands are fastest, not the depth
   uint64_t left, right;
   bool accumulate;
+  bool gathered = false;  // the left operand comes from registers, not from `left`
 
   bool operator==(const WgmmaProduct&) const = default;
 };
-void wgmma(const WgmmaProduct& product, float* sums, const Where& where);
+// `fragment`: four registers of a gathered left operand.
+void wgmma(const WgmmaProduct& product, float* sums, const Where& where,
+           const uint32_t* fragment = nullptr);
 void wgmma_commit();
 void wgmma_wait(int pending, const Where& where);
 

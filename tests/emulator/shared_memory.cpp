@@ -97,6 +97,13 @@ void store_unit(uint32_t address, const void* source, int thread) {
   unfenced[thread].push_back(address);
 }
 
+void store_word(uint32_t address, uint32_t value, int thread) {
+  std::memcpy(memory_at(address, 4, 4, "a store"), &value, 4);
+  const uint32_t unit = address & ~15u;
+  store_at(unit) = {thread, blocks};
+  unfenced[thread].push_back(unit);
+}
+
 void fence_stores() {
   std::vector<uint32_t>& addresses = unfenced[this_thread()];
   for (uint32_t address : addresses)

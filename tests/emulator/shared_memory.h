@@ -22,9 +22,10 @@ uint32_t address_of(const void* pointer);
 char* memory_at(uint32_t address, size_t bytes, size_t alignment, const char* what);
 
 // ---- Visibility ------------------------------------------------------------------------------
-// A thread's store of 16 bytes, which the matrix units see only after the thread's fence. (Stores
-// through pointers are not known.)
+// A thread's store of 16 bytes or 4, which the matrix units see only after the thread's fence.
+// (Stores through pointers are not known.)
 void store_unit(uint32_t address, const void* source, int thread);
+void store_word(uint32_t address, uint32_t value, int thread);
 void fence_stores();
 // What the matrix units see: without the fence, something finite and wrong.
 const char* operand_unit(uint32_t address);

@@ -20,6 +20,7 @@ struct Issued {
   WgmmaProduct product;
   uint64_t group;
   float* sums[kWarpThreads];
+  const uint32_t* fragments[kWarpThreads];  // read when the product is computed, as by the hardware
   uint32_t lanes = 0;
   bool done = false;
 };
@@ -79,11 +80,23 @@ void load(uint64_t descriptor, const WgmmaProduct& product, int first, int count
     }
 }
 
+// A gathered left operand, of 32 bits, from the registers of a warp.
+void load_fragments(const Issued& issued, float (*out)[kMostColumns]) {
+  for (int lane = 0; lane < kWarpThreads; ++lane)
+    for (int i = 0; i < 4; ++i)
+      load_values(issued.product.element,
+                  reinterpret_cast<const char*>(issued.fragments[lane] + i), 4,
+                  &out[lane % 4 + 4 * (i / 2)][lane / 4 + 8 * (i % 2)]);
+}
+
 void execute(Issued& issued, int warp) {
   static float left[kMostDepth][kMostColumns], right[kMostDepth][kMostColumns];
   const WgmmaProduct& product = issued.product;
   const int depths = kDepthBytes / bytes_of(product.element), columns = product.columns;
-  load(product.left, product, warp % 4 * 16, 16, left);
+  if (product.gathered)
+    load_fragments(issued, left);
+  else
+    load(product.left, product, warp % 4 * 16, 16, left);
   load(product.right, product, 0, columns, right);
   for (int row = 0; row < 16; ++row) {
     float sums[kMostColumns] = {};
@@ -106,17 +119,19 @@ void check_exit(int thread) {
 
 }  // namespace
 
-void wgmma(const WgmmaProduct& product, float* sums, const Where& where) {
+void wgmma(const WgmmaProduct& product, float* sums, const Where& where,
+           const uint32_t* fragment) {
   static const bool registered = (add_exit_check(check_exit), true);
   (void)registered;
   WarpQueue& queue = queues[this_warp()];
   const int lane = this_lane();
   const uint64_t at = queue.next[lane]++ - queue.first;
-  if (at == queue.issued.size()) queue.issued.push_back({product, queue.groups[lane], {}});
+  if (at == queue.issued.size()) queue.issued.push_back({product, queue.groups[lane], {}, {}});
   Issued& issued = queue.issued[at];
   if (!(issued.product == product) || issued.group != queue.groups[lane])
     fail_at(where, "wgmma: the lanes of a warp issue different products");
   issued.sums[lane] = sums;
+  issued.fragments[lane] = fragment;
   issued.lanes |= 1u << lane;
   if (issued.lanes == kWholeWarp && !effects_are_late()) execute(issued, this_warp());
 }

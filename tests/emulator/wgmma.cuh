@@ -6,11 +6,13 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "copy_engine.h"
 #include "instructions.h"
 #include "matrix_address.cuh"
 #include "mma.cuh"
+#include "shared_memory.h"
 
 #define CONVT3D_HAS_WGMMA 1
 
@@ -62,12 +64,36 @@ void store_matrices_transposed(uint32_t row, const uint32_t (&m)[kCount],
 inline void store_shared(uint32_t address, uint4 value) {
   emulator::store_unit(address, &value, emulator::this_thread());
 }
+inline void store_shared(uint32_t address, uint32_t value) {
+  emulator::store_word(address, value, emulator::this_thread());
+}
+inline uint32_t load_shared(uint32_t address) {
+  uint32_t value;
+  std::memcpy(&value, emulator::memory_at(address, 4, 4, "a load"), 4);
+  return value;
+}
+inline void store_shared(uint32_t address, uint2 value) {
+  emulator::memory_at(address, 8, 8, "a store");
+  emulator::store_word(address, value.x, emulator::this_thread());
+  emulator::store_word(address + 4, value.y, emulator::this_thread());
+}
+inline uint2 load_shared_pair(uint32_t address) {
+  uint2 value;
+  std::memcpy(&value, emulator::memory_at(address, 8, 8, "a load"), 8);
+  return value;
+}
+inline uint4 load_shared_unit(uint32_t address) {
+  uint4 value;
+  std::memcpy(&value, emulator::memory_at(address, 16, 16, "a load"), 16);
+  return value;
+}
 inline void launch_dependents() {}
 inline void wait_for_previous_kernel() {}
 inline void fence_for_wgmma() { emulator::fence_stores(); }
 
 // ---- Matrix products -------------------------------------------------------------------------
 inline void pin(float&) {}
+inline void pin(uint32_t&) {}
 inline void wgmma_fence() {}
 inline void wgmma_commit() { emulator::wgmma_commit(); }
 inline unsigned uniform(unsigned value, const emulator::Where& where = emulator::Where::current()) {
@@ -95,6 +121,13 @@ struct WgmmaTransposed {
                        const emulator::Where& where = emulator::Where::current()) {
     emulator::wgmma({emulator::kElementOf<T>, kColumns, true, left, right, accumulate != 0}, d,
                     where);
+  }
+};
+template <int kColumns>
+struct WgmmaGathered {
+  static void multiply(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t right,
+                       const emulator::Where& where = emulator::Where::current()) {
+    emulator::wgmma({emulator::Element::kTf32, kColumns, false, 0, right, true, true}, d, where, a);
   }
 };
 

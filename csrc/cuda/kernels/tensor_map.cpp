@@ -98,4 +98,17 @@ cudaError_t describe_lines(const TensorPointer& tensor, DataType type, int64_t c
       line.swizzle, map);
 }
 
+cudaError_t describe_box(const TensorPointer& tensor, DataType type,
+                         const std::array<int64_t, 5>& sizes, const DenseBox& box,
+                         CUtensorMap* map) {
+  Dimensions dimensions{};
+  for (int i = 0; i < 5; ++i) {
+    dimensions.sizes[i] = static_cast<cuuint64_t>(sizes[box.order[i]]);
+    if (i > 0) dimensions.strides[i - 1] = tensor.stride[box.order[i]];
+    dimensions.covers[i] = static_cast<cuuint32_t>(box.covers[i]);
+    dimensions.steps[i] = 1;
+  }
+  return encode_map(tensor, type, dimensions, box.swizzle, map);
+}
+
 }  // namespace convt3d

@@ -40,4 +40,15 @@ cudaError_t describe_lines(const TensorPointer& tensor, DataType type, int64_t c
                            int64_t batch, int64_t positions, const TensorLine& line,
                            CUtensorMap* map);
 
+// A box of any sides.
+struct DenseBox {
+  int order[5];   // of the map's dimensions, the fastest first: places in (batch, c, d, h, w)
+  int covers[5];  // in this order
+  int swizzle;    // bytes; 0: none
+};
+// `sizes`: (batch, channels of all groups, d, h, w). The first dimension's stride is 1.
+cudaError_t describe_box(const TensorPointer& tensor, DataType type,
+                         const std::array<int64_t, 5>& sizes, const DenseBox& box,
+                         CUtensorMap* map);
+
 }  // namespace convt3d

@@ -93,6 +93,34 @@ __device__ __forceinline__ void store_shared(uint32_t address, uint4 value) {
                "r"(value.y), "r"(value.z), "r"(value.w)
                : "memory");
 }
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t load_shared(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+__device__ __forceinline__ void store_shared(uint32_t address, uint2 value) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(value.x), "r"(value.y)
+               : "memory");
+}
+__device__ __forceinline__ uint2 load_shared_pair(uint32_t address) {
+  uint2 value;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
+               : "=r"(value.x), "=r"(value.y)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+__device__ __forceinline__ uint4 load_shared_unit(uint32_t address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
 // Programmatic dependent launch: the next kernel in the stream may start, if it was launched so;
 // and waits here until the one before has ended and its writes can be read.
 __device__ __forceinline__ void launch_dependents() {
@@ -109,6 +137,10 @@ __device__ __forceinline__ void fence_for_wgmma() {
 // ---- Matrix products -------------------------------------------------------------------------
 // A register that the tensor cores write: keeps the compiler from moving other accesses across.
 __device__ __forceinline__ void pin(float& sum) { asm volatile("" : "+f"(sum)::"memory"); }
+// The same of one that they read.
+__device__ __forceinline__ void pin(uint32_t& fragment) {
+  asm volatile("" : "+r"(fragment)::"memory");
+}
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -206,6 +238,29 @@ CONVT3D_WGMMA_OF(WgmmaTransposed, __nv_bfloat16, "bf16", "1, 1")
                    : "l"(left), "l"(right), "r"(accumulate));                               \
     }                                                                                       \
   };
+// The same of TF32 operands, the left one in registers: a[i] is row 16 * warp + lane / 4 + 8 * (i %
+// 2), depth lane % 4 + 4 * (i / 2).
+template <int kColumns>
+struct WgmmaGathered;
+#define CONVT3D_WGMMA_GATHERED(columns, a0, a1, a2, a3, b)                                       \
+  template <>                                                                                    \
+  struct WgmmaGathered<columns> {                                                                \
+    static __device__ __forceinline__ void multiply(float (&d)[columns / 2],                     \
+                                                    const uint32_t (&a)[4], uint64_t right) {    \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns                                  \
+                   "k8.f32.tf32.tf32 {" CONVT3D_D##columns "}, {%" a0 ", %" a1 ", %" a2 ", %" a3 \
+                   "}, %" b ", 1, 1, 1;"                                                         \
+                   : CONVT3D_R##columns                                                          \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right));                    \
+    }                                                                                            \
+  };
+CONVT3D_WGMMA_GATHERED(16, "8", "9", "10", "11", "12")
+CONVT3D_WGMMA_GATHERED(32, "16", "17", "18", "19", "20")
+CONVT3D_WGMMA_GATHERED(48, "24", "25", "26", "27", "28")
+CONVT3D_WGMMA_GATHERED(64, "32", "33", "34", "35", "36")
+CONVT3D_WGMMA_GATHERED(96, "48", "49", "50", "51", "52")
+CONVT3D_WGMMA_GATHERED(128, "64", "65", "66", "67", "68")
+#undef CONVT3D_WGMMA_GATHERED
 CONVT3D_WGMMA_TF32(16, "8", "9", "10")
 CONVT3D_WGMMA_TF32(24, "12", "13", "14")
 CONVT3D_WGMMA_TF32(32, "16", "17", "18")

@@ -1,0 +1,348 @@
+// grad_weight in TF32 as one implicit matrix product on Hopper (wgmma, sm_90a):
+//
+//   rows     pairs of a tap and an output channel
+//   columns  input channels
+//   depth    positions of the input, batch included
+//
+//   tiles    the copy engine, or warps, bring a tile of positions of the input, and what the taps
+//            meet of grad_output ("box"), into a ring in shared memory, rounded to TF32.
+//   left     grad_output at stride * position + tap: gathered from the box into registers, so that
+//            any stride, tap and layout costs the same.
+//   right    the input, positions fastest, which is how the matrix units read 32-bit operands.
+//   sums     stay in registers over all tiles of a block's share ("split"). Several shares write
+//            partial sums to a workspace, which a second kernel adds in a fixed order: the same bits
+//            in every run.
+//
+// What a tile reads outside a tensor is zero, but positions outside the input may meet elements of
+// grad_output. Where such an element is not finite, the product with zero is not either.
+#pragma once
+
+#include <iterator>
+#include <utility>
+
+#include "launch.cuh"
+#include "tf32_grad_weight_fill.cuh"
+#include "tf32_grad_weight_shapes.h"
+
+namespace convt3d {
+
+// Together 256 of a pair of threads.
+constexpr int kGatherRegisters = 192, kGatherFillRegisters = 64;
+
+// ---- Products ----------------------------------------------------------------------------------
+template <typename T, int kTiles, int kCount>
+__device__ __forceinline__ void pin_all(T (&values)[kTiles][kCount]) {
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) pin(values[t][i]);
+}
+
+// The row of a block's index-th product that a lane holds in its fragment, of two.
+template <bool kChannelsLast>
+__device__ __forceinline__ int fragment_row(int lane, int half) {
+  // Neighbouring channels are neighbours in the box: loaded together.
+  return kChannelsLast ? lane / 4 * 2 + half : lane / 4 + 8 * half;
+}
+
+template <int kColumns, int kTiles, bool kChannelsLast>
+struct GatherConsumer {
+  static constexpr int kFirstTiles = (kTiles + 1) / 2;
+  static constexpr int kBases = kChannelsLast ? 1 : 2;
+
+  float (&sums)[kTiles][kColumns / 2];
+  int bases[kTiles][kBases];  // of the fragments' rows in the box, bytes
+  uint32_t fragments[kTiles][4];
+
+  template <int kFirst, int kBehind>
+  __device__ __forceinline__ void load(const char* box, int first, int second) {
+#pragma unroll
+    for (int t = kFirst; t < kBehind; ++t) {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const char* const at = box + (k == 0 ? first : second);
+        if constexpr (kChannelsLast) {
+          const uint2 pair = *reinterpret_cast<const uint2*>(at + bases[t][0]);
+          fragments[t][2 * k] = pair.x;
+          fragments[t][2 * k + 1] = pair.y;
+        } else {
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+            fragments[t][2 * k + half] =
+                *reinterpret_cast<const uint32_t*>(at + bases[t][half]);
+        }
+      }
+    }
+  }
+  template <int kFirst, int kBehind>
+  __device__ __forceinline__ void multiply(uint64_t right) {
+#pragma unroll
+    for (int t = kFirst; t < kBehind; ++t)
+      WgmmaGathered<kColumns>::multiply(sums[t], fragments[t], right);
+    wgmma_commit();
+  }
+
+  // All tiles of the block's share.
+  __device__ __forceinline__ void run(const Tf32GradWeightArguments& args,
+                                      const GatherShared& shared, int count) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int row_positions = args.plan.row_positions;
+    const MatrixAddress right(shared_address(shared.stages), 16, 8 * row_positions * 4,
+                              row_positions / 4);
+    // In 16-byte units: a k-step within a row of positions, and from a row's last to the next's.
+    constexpr uint32_t kWithin = 2;
+    const uint32_t row_steps = row_positions / kGatherDepth;
+    const uint32_t next_row = kColumns * row_positions / 4 - (row_steps - 1) * kWithin;
+    int stage = 0;
+    uint32_t parity = 0, unfreed = 0;
+    pin_all(sums);
+    wgmma_fence();
+#pragma unroll 1
+    for (int index = 0; index < count; ++index) {
+      barrier_wait(shared.full(stage), parity);
+      const char* const at = shared.stages + stage * args.sizes.stage_bytes;
+      const char* const box = at + args.sizes.columns_bytes;
+      const int2* offsets = reinterpret_cast<const int2*>(shared.steps) + lane % 4;
+      uint32_t right_at = right.low + static_cast<uint32_t>(stage * args.sizes.stage_bytes) / 16;
+      int2 next = *offsets;
+#pragma unroll 1
+      for (int step = 0; step < args.sizes.steps; ++step) {
+        const int2 now = next;
+        offsets += 4;
+        next = *offsets;  // behind the last one: the barriers
+        const uint64_t b = right.with(uniform(right_at));
+        // While one half of the tiles is multiplied, the other half's rows are loaded.
+        load<0, kFirstTiles>(box, now.x, now.y);
+        wgmma_fence();
+        multiply<0, kFirstTiles>(b);
+        wgmma_wait<1>();
+        pin_all(fragments);
+        if (unfreed != 0) {
+          barrier_arrive(unfreed);
+          unfreed = 0;
+        }
+        load<kFirstTiles, kTiles>(box, now.x, now.y);
+        wgmma_fence();
+        multiply<kFirstTiles, kTiles>(b);
+        wgmma_wait<1>();
+        pin_all(fragments);
+        right_at += (step + 1) % row_steps == 0 ? next_row : kWithin;
+      }
+      unfreed = shared.empty(stage);
+      if (++stage == args.plan.stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+    wgmma_wait<0>();
+    pin_all(sums);
+  }
+};
+
+// ---- Results -----------------------------------------------------------------------------------
+constexpr int64_t kNoGatheredWeight = -1;
+
+// Of the weights of a row, that of the first input channel; kNoGatheredWeight where it has none.
+__device__ __forceinline__ int64_t place_of_row(const Tf32GradWeightArguments& args,
+                                                const GatherJob& job, int row) {
+  const GatherAxis(&axes)[3] = args.sizes.axes;
+  const int slice = args.plan.slice, own = row % slice;
+  const int channel = job.output_slice * slice + own;
+  if (row > rows_of_block(args.sizes, job.row_block).last || channel >= args.sizes.out_channels)
+    return kNoGatheredWeight;
+  int tap = row / slice;
+  const int w = tap % axes[2].kernel;
+  tap /= axes[2].kernel;
+  return job.group * args.result_group_stride + channel * args.result_column_stride +
+         tap / axes[1].kernel * args.result_tap_stride[0] +
+         tap % axes[1].kernel * args.result_tap_stride[1] + w * args.result_tap_stride[2];
+}
+
+// Sum i of a thread: its row of a product, and its column.
+template <bool kChannelsLast>
+__device__ __forceinline__ int gathered_row(int thread, int i) {
+  return thread / 32 * 16 + fragment_row<kChannelsLast>(thread % 32, i / 2 % 2);
+}
+__device__ __forceinline__ int gathered_column(int thread, int i) {
+  return i / 4 * 8 + thread % 4 * 2 + i % 2;
+}
+
+template <int kColumns, int kTiles, bool kChannelsLast>
+__global__ void __launch_bounds__(kGatherThreads, 1)
+    tf32_grad_weight_kernel(const __grid_constant__ Tf32GradWeightArguments args) {
+#ifdef CONVT3D_HAS_WGMMA
+  extern __shared__ __align__(1024) char base[];  // period of the swizzle
+  const Tf32GradWeightPlan& plan = args.plan;
+  const Tf32GradWeightSizes& sizes = args.sizes;
+  const GatherShared shared(base, args);
+  const auto jobs = static_cast<unsigned>(sizes.jobs);
+  const unsigned job_index = blockIdx.x % jobs;
+  const int split = static_cast<int>(blockIdx.x / jobs);
+  const GatherJob job(args, job_index);
+  const RowRange rows = rows_of_block(sizes, job.row_block);
+  const TapRange taps = taps_of_rows(sizes.axes, plan.slice, rows.first, rows.last);
+  const GatherBox box = gather_box(sizes.axes, plan, taps);
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < plan.stages; ++stage) {
+      barrier_init(shared.full(stage), (fills_stage_by_copies(plan) ? 1 : 0) +
+                                           (fills_by_warps(plan) ? 32 * kGatherFillWarps : 0));
+      barrier_init(shared.empty(stage), 2 * kWarpgroupThreads);
+      barrier_init(shared.staged(stage), 1);
+    }
+    fence_barrier_init();
+  }
+  // What is never filled pads a product, and must be zero or finite.
+  for (int at = threadIdx.x * 16; at < sizes.steps_at; at += kGatherThreads * 16)
+    *reinterpret_cast<uint4*>(base + at) = uint4{0, 0, 0, 0};
+  // A k-step's positions j and j + 4 are lane j's.
+  for (int k = threadIdx.x; k < sizes.steps * kGatherDepth; k += kGatherThreads) {
+    const bool exists = k < sizes.positions;
+    const GatherPosition position = position_at(plan, exists ? k : 0);
+    shared.steps[k / 8 * 8 + k % 4 * 2 + k / 4 % 2] =
+        4 * position_offset(sizes.axes, box, position);
+    shared.positions[k] = static_cast<uint32_t>(position.sample | position.d << 8 |
+                                                position.h << 16) |
+                          static_cast<uint32_t>(position.w) << 24;
+  }
+  if (plan.output_fill == GatherFill::kElements)
+    for (int i = threadIdx.x; i < box.span[0] * plan.samples * box.span[1]; i += kGatherThreads)
+      shared.lines[i] = GatherLine(box, plan, i);
+  fence_for_wgmma();
+  __syncthreads();
+
+  const int per_split = (sizes.tiles + plan.splits - 1) / plan.splits;
+  const int first = min(split * per_split, sizes.tiles);
+  const int last = min(first + per_split, sizes.tiles);
+  const int warpgroup =
+      __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
+  if (warpgroup >= 2) {
+    release_registers<kGatherFillRegisters>();
+    const int warp = static_cast<int>(threadIdx.x) / 32 - 2 * kWarpgroupThreads / 32;
+    if (warp == kGatherFillWarps) {
+      if (fills_by_copies(plan) && threadIdx.x % 32 == 0)
+        gather_by_copies(args, job, taps, box, shared, first, last);
+    } else if (fills_by_warps(plan)) {
+      gather_by_warps(args, job, taps, box, shared, first, last, warp);
+    }
+    return;
+  }
+  claim_registers<kGatherRegisters>();
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroupThreads;
+  const int first_tile = warpgroup * plan.tiles;
+  float sums[kTiles][kColumns / 2];
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+    for (int i = 0; i < kColumns / 2; ++i) sums[t][i] = 0.f;
+  GatherConsumer<kColumns, kTiles, kChannelsLast> consumer{sums, {}, {}};
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+    for (int half = 0; half < consumer.kBases; ++half) {
+      const int row = rows.first + (first_tile + t) * kGatherRows +
+                      gathered_row<kChannelsLast>(thread, 2 * half);
+      // Rows that do not exist are multiplied like another one.
+      consumer.bases[t][half] = 4 * row_offset(sizes.axes, box, taps, plan.slice,
+                                               row <= rows.last ? row : rows.first);
+    }
+  }
+  consumer.run(args, shared, last - first);
+
+  if (args.workspace != nullptr) {
+    float* to = args.workspace + split * sizes.partials +
+                static_cast<int64_t>(job_index * 2 * plan.tiles + first_tile) * kGatherRows *
+                    kColumns +
+                thread;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      if (t >= plan.tiles) break;
+#pragma unroll
+      for (int i = 0; i < kColumns / 2; ++i)
+        to[(t * kColumns / 2 + i) * kWarpgroupThreads] = sums[t][i];
+    }
+  } else {
+    const int columns = job.input_channels(args);
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      if (t >= plan.tiles) break;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int64_t place =
+            place_of_row(args, job,
+                         rows.first + (first_tile + t) * kGatherRows +
+                             gathered_row<kChannelsLast>(thread, 2 * half));
+        if (place == kNoGatheredWeight) continue;
+        float* const result =
+            args.result + place +
+            (job.input_slice * kColumns + thread % 4 * 2) * args.result_row_stride;
+#pragma unroll
+        for (int i = 0; i < kColumns / 2; ++i) {
+          if (i / 2 % 2 != half || gathered_column(thread, i) >= columns) continue;
+          result[(i / 4 * 8 + i % 2) * args.result_row_stride] = sums[t][i];
+        }
+      }
+    }
+  }
+#endif
+}
+
+// ---- Sum of the partial results ----------------------------------------------------------------
+// A block adds up the splits of one register of a product.
+template <bool kChannelsLast>
+__global__ void __launch_bounds__(kWarpgroupThreads)
+    sum_gathered(const __grid_constant__ Tf32GradWeightArguments args) {
+  const Tf32GradWeightPlan& plan = args.plan;
+  const int thread = static_cast<int>(threadIdx.x);
+  unsigned index = blockIdx.x;
+  const int i = static_cast<int>(index % (plan.columns / 2));
+  index /= plan.columns / 2;
+  const int tile = static_cast<int>(index % (2 * plan.tiles));
+  const GatherJob job(args, index / (2 * plan.tiles));
+  const int row = rows_of_block(args.sizes, job.row_block).first + tile * kGatherRows +
+                  gathered_row<kChannelsLast>(thread, i);
+  const int64_t place = place_of_row(args, job, row);
+  const int column = gathered_column(thread, i);
+  if (place == kNoGatheredWeight || column >= job.input_channels(args)) return;
+  const float* source =
+      args.workspace + static_cast<int64_t>(blockIdx.x) * kWarpgroupThreads + thread;
+  float sum = 0;
+#pragma unroll 8
+  for (int split = 0; split < plan.splits; ++split) sum += source[split * args.sizes.partials];
+  args.result[place + (job.input_slice * plan.columns + column) * args.result_row_stride] = sum;
+}
+
+// ---- Launch ------------------------------------------------------------------------------------
+template <int kIndex, bool kChannelsLast>
+cudaError_t launch_gathered_shape(const Tf32GradWeightArguments& args, cudaStream_t stream) {
+  constexpr Tf32GradWeightShape kShape = kTf32GradWeightShapes[kIndex];
+  const auto kernel = tf32_grad_weight_kernel<kShape.columns, kShape.tiles, kChannelsLast>;
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
+  if (status != cudaSuccess) return status;
+  const auto blocks = static_cast<unsigned>(args.sizes.jobs * args.plan.splits);
+  return launch_kernel(kernel, blocks, kGatherThreads, args.sizes.shared_bytes, stream, args);
+}
+
+template <bool kChannelsLast, size_t... kIndex>
+cudaError_t find_gathered_shape(const Tf32GradWeightArguments& args, cudaStream_t stream,
+                                std::index_sequence<kIndex...>) {
+  // The first instance with enough tiles: they are sorted.
+  cudaError_t status = cudaErrorInvalidValue;
+  (void)((kTf32GradWeightShapes[kIndex].columns == args.plan.columns &&
+          kTf32GradWeightShapes[kIndex].tiles >= args.plan.tiles &&
+          (status = launch_gathered_shape<kIndex, kChannelsLast>(args, stream), true)) ||
+         ...);
+  return status;
+}
+
+// `kChannelsLast`: grad_output's layout.
+template <bool kChannelsLast>
+cudaError_t launch_tf32_grad_weight_of(const Tf32GradWeightArguments& args, cudaStream_t stream) {
+  const cudaError_t status = find_gathered_shape<kChannelsLast>(
+      args, stream, std::make_index_sequence<std::size(kTf32GradWeightShapes)>{});
+  if (status != cudaSuccess || args.workspace == nullptr) return status;
+  const auto blocks = static_cast<unsigned>(args.sizes.partials / kWarpgroupThreads);
+  return launch_kernel(sum_gathered<kChannelsLast>, blocks, kWarpgroupThreads, 0, stream, args);
+}
+
+}  // namespace convt3d

@@ -1,0 +1,283 @@
+#include "plan_tf32_grad_weight.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/tf32_grad_weight_shapes.h"
+#include "plan_cache.h"
+#include "plan_grad_weight.h"
+#include "plan_wgmma_cost.h"
+
+namespace convt3d {
+namespace {
+
+// Partial sums may take this much memory (the documented workspace).
+constexpr int64_t kMostWorkspace = int64_t{64} << 20;
+constexpr int kMostStages = 4;
+constexpr int kLeastPositions = 32, kMostPositions = 512;  // per tile
+
+// ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
+// Fitted to 850 measurements of plans of the benchmark's cases (docs/performance.md).
+constexpr double kProductShare = 0.51;  // of a product's own clocks, where others wait for rows
+constexpr double kStepClocks = 177;     // per k-step: rows loaded, two groups of products
+constexpr double kConflictClocks = 8;   // more per product, of rows in half of the banks
+constexpr double kTileClocks = 1890;    // per tile: barriers, first rows
+constexpr double kCopyLatency = 1225;   // from a free stage to its first bytes
+constexpr double kRowClocks = 3;        // per row of a copy of the copy engine
+constexpr double kFillBytes = 70;       // per clock
+constexpr double kElementLatency = 860;   // more where warps copy elements
+constexpr double kElementLineClocks = 75;  // per 32 columns of a line
+constexpr double kElementClocks = 8.4;     // per element of a lane
+constexpr double kElementBatchClocks = 188;  // eight channels of 32 positions of the input
+constexpr double kOverlap = 4;  // what goes on at once: its norm of so many powers
+constexpr double kBlockClocks = 6400;       // start, tables, first tiles, storing
+constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
+constexpr double kStoresPerClock = 90;      // scattered weights, of the whole GPU
+
+struct Search {
+  const Problem& problem;
+  const Device& device;
+  double tensor_bytes;  // of both operands
+  bool copies_input;    // the copy engine can
+  Alternatives<Tf32GradWeightPlan>* alternatives;
+  Tf32GradWeightPlan best{};
+  double clocks = std::numeric_limits<double>::infinity();
+
+  // The tiles of the smallest instance with at least so many; 0: none.
+  static int instance_tiles(int columns, int tiles) {
+    for (const Tf32GradWeightShape& shape : kTf32GradWeightShapes)
+      if (shape.columns == columns && shape.tiles >= tiles) return shape.tiles;
+    return 0;
+  }
+
+  double tile_clocks(const Tf32GradWeightPlan& plan, const Tf32GradWeightSizes& sizes,
+                     const GatherBox& box) const {
+    const auto chunks = [](double value, double size) { return std::ceil(value / size); };
+    const bool conflicts = !plan.output_channels_last && sizes.axes[2].stride % 2 == 0;
+    const double product =
+        std::max(plan.columns / 2., 16 + plan.columns / 4. + conflicts * kConflictClocks);
+    const int tiles = 2 * instance_tiles(plan.columns, plan.tiles);
+    const double products = sizes.steps * (tiles * product * kProductShare + kStepClocks);
+    const double lines = 1. * box.span[0] * plan.samples * box.span[1];
+    const double channels = std::min(plan.slice, sizes.out_channels);
+    const double columns = std::min(plan.columns, sizes.in_channels);
+    const double bytes = 4. * (box.span[0] * box.plane_pitch + 1. * sizes.positions * columns);
+    double rows = 0, warps = 0;
+    if (plan.output_fill == GatherFill::kElements)
+      warps += lines * chunks(box.span[2], 32 * plan.output_run) *
+               (kElementLineClocks + channels * kElementClocks);
+    else
+      rows += lines * (plan.output_channels_last ? box.span[2] : plan.slice);
+    if (plan.input_fill == GatherFill::kElements)
+      warps += chunks(sizes.positions, 32) * chunks(columns, 8) * kElementBatchClocks;
+    else if (plan.input_fill == GatherFill::kTransposed)
+      rows += sizes.positions;
+    else
+      rows += 1. * sizes.positions / plan.row_positions * plan.columns;
+    const double copying = std::max(rows * kRowClocks, bytes / kFillBytes);
+    // A stage is filled while the others are multiplied.
+    const double filling = (kCopyLatency + copying + warps + (warps > 0 ? kElementLatency : 0)) /
+                           (plan.stages - 1);
+    double powers = 0;
+    for (double clocks : {products, filling, std::max(copying, warps)})
+      powers += std::pow(clocks, kOverlap);
+    return std::pow(powers, 1 / kOverlap) + kTileClocks;
+  }
+
+  void choose_split(Tf32GradWeightPlan plan) {
+    plan.splits = 1;
+    for (plan.stages = kMostStages; plan.stages >= 2; --plan.stages)
+      if (tf32_grad_weight_sizes(problem, plan).shared_bytes <= device.shared_per_block) break;
+    if (plan.stages < 2) return;
+    const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(problem, plan);
+    const RowRange rows = rows_of_block(sizes, 0);
+    const GatherBox box =
+        gather_box(sizes.axes, plan, taps_of_rows(sizes.axes, plan.slice, rows.first, rows.last));
+    // What boxes of the copy engine and the table of lines count.
+    int extent = std::max(box.span[0], box.span[1]);
+    if (plan.output_fill == GatherFill::kCopyEngine)
+      extent = std::max({extent, plan.output_channels_last ? box.span[2] : plan.slice,
+                         plan.output_channels_last ? box.column_pitch : box.channel_pitch});
+    if (extent > kMostGatherExtent) return;
+    if (sizes.jobs > (1 << 20) || sizes.tiles == std::numeric_limits<int>::max()) return;
+    const double tile = tile_clocks(plan, sizes, box);
+    for (int waves = 1; waves <= 4; ++waves) {
+      plan.splits = static_cast<int>(std::clamp<int64_t>(
+          static_cast<int64_t>(waves) * device.multiprocessors / sizes.jobs, 1, sizes.tiles));
+      if (plan.splits > 1)
+        plan.splits = static_cast<int>(
+            std::min<int64_t>(plan.splits, kMostWorkspace / (sizes.partials * 4)));
+      plan.splits = std::max(plan.splits, 1);
+      const int per_split = (sizes.tiles + plan.splits - 1) / plan.splits;
+      plan.splits = (sizes.tiles + per_split - 1) / per_split;
+      const double blocks = static_cast<double>(sizes.jobs) * plan.splits;
+      double cost =
+          std::ceil(blocks / device.multiprocessors) * (per_split * tile + kBlockClocks);
+      cost = std::max(cost, tensor_bytes / kMemoryBytes / device.multiprocessors);
+      if (plan.splits > 1) cost += 8. * plan.splits * sizes.partials / kSumBytesPerClock;
+      cost += sizes.partials / kStoresPerClock;
+      if (alternatives != nullptr)
+        alternatives->offer({plan.columns, plan.tiles, plan.slice, plan.row_blocks,
+                             static_cast<int>(plan.input_fill), plan.tile[0] * plan.samples},
+                            plan, cost);
+      if (cost >= clocks) continue;
+      clocks = cost;
+      best = plan;
+      best.clocks = cost;
+    }
+  }
+
+  void consider_positions(Tf32GradWeightPlan plan) {
+    const auto& axes = problem.axes;
+    const auto extent = [&](int axis) { return static_cast<int>(axes[axis].input); };
+    const GatherFill warps_input = plan.input_fill;
+    for (int parts_w = 1; parts_w <= 64 && parts_w <= extent(2); parts_w *= 2) {
+      const int even = (extent(2) + parts_w - 1) / parts_w;
+      plan.tile[2] = parts_w == 1 ? even : (even + 3) / 4 * 4;
+      // The lines of all tiles begin at the same distance from a boundary.
+      if (!plan.output_channels_last && plan.tile[2] < extent(2) &&
+          axes[2].stride * plan.tile[2] % plan.output_run != 0)
+        continue;
+      plan.input_fill = warps_input;
+      plan.row_positions = kGatherRowPositions;
+      consider_lines(plan);
+      if (!copies_input) continue;
+      // Rows of positions that the copy engine brings.
+      plan.input_fill = GatherFill::kCopyEngine;
+      for (plan.row_positions = 8; plan.row_positions < 32 && plan.row_positions < even;)
+        plan.row_positions *= 2;
+      plan.tile[2] = (even + plan.row_positions - 1) / plan.row_positions * plan.row_positions;
+      consider_lines(plan);
+    }
+  }
+
+  void consider_lines(Tf32GradWeightPlan plan) {
+    const auto& axes = problem.axes;
+    const auto extent = [&](int axis) { return static_cast<int>(axes[axis].input); };
+    if (plan.tile[2] > kMostGatherExtent) return;
+    {
+      for (int h = std::min({extent(1), kMostPositions / plan.tile[2], kMostGatherExtent}); h >= 1;
+           h = h > 8 ? h / 2 : h - 1) {
+        const int parts_h = (extent(1) + h - 1) / h;
+        plan.tile[1] = (extent(1) + parts_h - 1) / parts_h;
+        for (int d = 1; d * plan.tile[1] * plan.tile[2] <= kMostPositions; d *= 2) {
+          plan.tile[0] = std::min(d, extent(0));
+          if (plan.tile[0] > kMostGatherExtent) break;
+          const int positions = plan.tile[0] * plan.tile[1] * plan.tile[2];
+          const bool whole = plan.tile[0] == extent(0) && plan.tile[1] == extent(1) &&
+                             plan.tile[2] >= extent(2);
+          const int most =
+              whole ? static_cast<int>(std::min<int64_t>(
+                          {problem.batch, kMostPositions / positions, kMostGatherExtent}))
+                    : 1;
+          for (plan.samples = 1; plan.samples <= most; plan.samples *= 2)
+            if (plan.samples * positions >= kLeastPositions || plan.samples * 2 > most)
+              choose_split(plan);
+          if (d >= extent(0)) break;
+        }
+      }
+    }
+  }
+
+  void consider_rows(Tf32GradWeightPlan plan) {
+    const int64_t taps = problem.axes[0].kernel * problem.axes[1].kernel * problem.axes[2].kernel;
+    const int64_t row_tiles = (taps * plan.slice + kGatherRows - 1) / kGatherRows;
+    if (row_tiles > (1 << 16)) return;
+    int before = 0;
+    for (const Tf32GradWeightShape& shape : kTf32GradWeightShapes) {
+      if (shape.columns != plan.columns) continue;
+      const auto per_block = std::min<int64_t>(2 * shape.tiles, row_tiles);
+      plan.row_blocks = static_cast<int>((row_tiles + per_block - 1) / per_block);
+      const int64_t even = (row_tiles + plan.row_blocks - 1) / plan.row_blocks;
+      plan.row_blocks = static_cast<int>((row_tiles + even - 1) / even);
+      if (plan.row_blocks == before) continue;
+      before = plan.row_blocks;
+      plan.tiles = static_cast<int>((even + 1) / 2);
+      consider_positions(plan);
+    }
+  }
+
+  void consider_channels(Tf32GradWeightPlan plan) {
+    const int in = static_cast<int>(problem.in_channels_per_group());
+    const int out = static_cast<int>(problem.out_channels_per_group());
+    int columns_before = 0;
+    for (const Tf32GradWeightShape& shape : kTf32GradWeightShapes) {
+      plan.columns = shape.columns;
+      if (plan.columns == columns_before) continue;
+      columns_before = plan.columns;
+      // Half of the columns would be padding.
+      if (plan.columns > 16 && plan.columns / 2 >= in) continue;
+      for (int parts = 1; parts <= 8 && (parts == 1 || out / parts >= 8); parts *= 2) {
+        const int even = (out + parts - 1) / parts;
+        plan.slice = parts == 1 ? even + even % 2 : (even + 7) / 8 * 8;
+        consider_rows(plan);
+      }
+    }
+  }
+};
+
+// The most neighbours of such an extent, of channels or along w, that a copy can bring from one
+// boundary of theirs in memory to the next: 4, 2 or 1.
+int most_run(const TensorPointer& tensor, int fast, int64_t extent) {
+  if (tensor.stride[fast] != 1) return 1;
+  const auto fits = [&](int run) {
+    bool result = reinterpret_cast<uintptr_t>(tensor.data) % (4 * run) == 0 && extent % run == 0;
+    for (int dim = 0; dim < 5; ++dim)
+      result = result && (dim == fast || tensor.stride[dim] % run == 0);
+    return result;
+  };
+  return fits(4) ? 4 : fits(2) ? 2 : 1;
+}
+
+}  // namespace
+
+Planned<Tf32GradWeightPlan> plan_tf32_grad_weight(
+    const Problem& problem, DataType type, const TensorPointer& grad_output,
+    const TensorPointer& input, bool allow_tf32, const Device& device, bool even_if_slow,
+    Alternatives<Tf32GradWeightPlan>* alternatives) {
+  if (!device.has_wgmma) return Refusal{"the GPU or this build has no WGMMA (sm_90a)"};
+  if (type != DataType::kFloat32) return Refusal{"tensor cores have no products of this dtype"};
+  if (!allow_tf32) return Refusal{"its float32 products are TF32, which is not allowed"};
+  if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
+  if (problem.batch == 0) return Refusal{"there are no positions"};
+  constexpr int kChannel = 1, kColumn = 4;  // dimensions
+  Tf32GradWeightPlan start{};
+  start.output_channels_last =
+      most_run(grad_output, kChannel, problem.out_channels_per_group()) == 4;
+  start.output_run = start.output_channels_last
+                         ? 1
+                         : most_run(grad_output, kColumn, problem.axes[2].output);
+  start.output_fill = start.output_channels_last || start.output_run == 4 ? GatherFill::kCopyEngine
+                                                                          : GatherFill::kElements;
+  start.input_fill = most_run(input, kChannel, problem.in_channels_per_group()) == 4
+                         ? GatherFill::kTransposed
+                         : GatherFill::kElements;
+  const bool copies_input = most_run(input, kColumn, problem.axes[2].input) == 4;
+  static PlanCache<Tf32GradWeightPlan> cache;
+  const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow,
+                              start.output_channels_last, start.output_run,
+                              static_cast<int64_t>(start.input_fill), copies_input});
+  const auto find = [&]() -> Planned<Tf32GradWeightPlan> {
+    double input_bytes = 4. * problem.batch * problem.in_channels;
+    double output_bytes = 4. * problem.batch * problem.out_channels;
+    for (const Axis& axis : problem.axes) {
+      input_bytes *= axis.input;
+      output_bytes *= axis.output;
+    }
+    Search search{problem, device, input_bytes + output_bytes, copies_input, alternatives};
+    search.consider_channels(start);
+    if (!std::isfinite(search.clocks)) return Refusal{"no tile of it fits shared memory"};
+    return {search.best, search.clocks};
+  };
+  const Planned<Tf32GradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
+  if (planned && !even_if_slow) {
+    constexpr double kClearly = 1.2;
+    const auto portable = plan_gemm_grad_weight(problem, type, grad_output, input, device);
+    if (portable && portable.clocks() < kClearly * planned.clocks())
+      return Refusal{"the portable kernel is predicted to be about as fast"};
+  }
+  return planned;
+}
+
+}  // namespace convt3d

@@ -1,0 +1,45 @@
+#include "cuda/kernels/tf32_grad_weight.h"
+#include "cuda/plan_tf32_grad_weight.h"
+#include "engine.h"
+
+namespace convt3d::emulator {
+namespace {
+
+std::string text_of(const Tf32GradWeightPlan& plan, const Tf32GradWeightSizes& sizes) {
+  char text[300];
+  std::snprintf(text, sizeof(text),
+                "columns %d, tiles %d, slice %d, row_blocks %d, samples %d, tile %dx%dx%d, rows of %d, "
+                "fill %d and %d, stages %d, splits %d, %d jobs",
+                plan.columns, plan.tiles, plan.slice, plan.row_blocks, plan.samples, plan.tile[0],
+                plan.tile[1], plan.tile[2], plan.row_positions, static_cast<int>(plan.output_fill),
+                static_cast<int>(plan.input_fill), plan.stages, plan.splits, static_cast<int>(sizes.jobs));
+  return text;
+}
+
+std::vector<Run> runs(const Trial& trial) {
+  Alternatives<Tf32GradWeightPlan> alternatives;
+  const auto best = plan_tf32_grad_weight(trial.problem, trial.type, trial.first, trial.second,
+                                          true, trial.device, true, &alternatives);
+  return runs_of(best, alternatives, [&](const Tf32GradWeightPlan& plan) {
+    const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(trial.problem, plan);
+    return Run{text_of(plan, sizes), [&trial, plan, sizes] {
+                 Scratch workspace(sizes.workspace_bytes);
+                 return launch_tf32_grad_weight(trial.problem, plan, trial.first, trial.second,
+                                                trial.result, workspace.data(), nullptr);
+               }};
+  });
+}
+
+}  // namespace
+
+Engine engine() {
+  return {.operations = {Operation::kGradWeight},
+          .types = {DataType::kFloat32},
+          .tf32 = true,
+          .ieee = false,
+          .layouts = {Layout::kContiguous, Layout::kChannelsLast},
+          .family = {},
+          .runs = runs};
+}
+
+}  // namespace convt3d::emulator
