@@ -18,20 +18,22 @@ constexpr int kMostStages = 4;
 constexpr int kLeastPositions = 32, kMostPositions = 512;  // per tile
 
 // ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
-// Fitted to 850 measurements of plans of the benchmark's cases (docs/performance.md).
-constexpr double kProductShare = 0.51;  // of a product's own clocks, where others wait for rows
-constexpr double kStepClocks = 177;     // per k-step: rows loaded, two groups of products
-constexpr double kConflictClocks = 8;   // more per product, of rows in half of the banks
-constexpr double kTileClocks = 1890;    // per tile: barriers, first rows
-constexpr double kCopyLatency = 1225;   // from a free stage to its first bytes
-constexpr double kRowClocks = 3;        // per row of a copy of the copy engine
-constexpr double kFillBytes = 70;       // per clock
-constexpr double kElementLatency = 860;   // more where warps copy elements
-constexpr double kElementLineClocks = 75;  // per 32 columns of a line
-constexpr double kElementClocks = 8.4;     // per element of a lane
-constexpr double kElementBatchClocks = 188;  // eight channels of 32 positions of the input
-constexpr double kOverlap = 4;  // what goes on at once: its norm of so many powers
-constexpr double kBlockClocks = 6400;       // start, tables, first tiles, storing
+// Fitted to 820 measurements of plans of the benchmark's cases (docs/performance.md).
+constexpr double kStepClocks = 91;           // per k-step, of both warpgroups
+constexpr double kConflictClocks = 7;        // more per product, of rows in half of the banks
+constexpr double kTileClocks = 885;          // per tile: barriers, first rows
+constexpr double kCopyLatency = 1880;        // from a free stage to its first bytes
+constexpr double kRowClocks = 3;             // per row of a copy of the copy engine
+constexpr double kFillBytes = 42;            // per clock
+constexpr double kElementLatency = 3960;     // more where warps copy elements
+constexpr double kElementLineClocks = 19;    // per line, and per 32 lanes' columns of it
+constexpr double kElementColumnClocks = 54;
+constexpr double kElementClocks = 2.8;  // per channel of a line, and of 32 lanes' columns
+constexpr double kElementColumnElementClocks = 3.3;
+constexpr double kElementBatchClocks = 128;    // eight channels of 32 positions of the input
+constexpr double kTransposedBatchClocks = 11;  // 32 channels of 16 positions
+constexpr double kOverlap = 4;              // what goes on at once: its norm of so many powers
+constexpr double kBlockClocks = 3760;       // start, tables, first tiles, storing
 constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
 constexpr double kStoresPerClock = 90;      // scattered weights, of the whole GPU
 
@@ -58,27 +60,33 @@ struct Search {
     const double product =
         std::max(plan.columns / 2., 16 + plan.columns / 4. + conflicts * kConflictClocks);
     const int tiles = 2 * instance_tiles(plan.columns, plan.tiles);
-    const double products = sizes.steps * (tiles * product * kProductShare + kStepClocks);
+    const double products = sizes.steps * (tiles * product + kStepClocks);
     const double lines = 1. * box.span[0] * plan.samples * box.span[1];
     const double channels = std::min(plan.slice, sizes.out_channels);
     const double columns = std::min(plan.columns, sizes.in_channels);
     const double bytes = 4. * (box.span[0] * box.plane_pitch + 1. * sizes.positions * columns);
     double rows = 0, warps = 0;
-    if (plan.output_fill == GatherFill::kElements)
-      warps += lines * chunks(box.span[2], 32 * plan.output_run) *
-               (kElementLineClocks + channels * kElementClocks);
-    else
+    if (plan.output_fill == GatherFill::kElements) {
+      const double columns_of_lanes = chunks(box.span[2], 32 * plan.output_run);
+      warps += lines * (kElementLineClocks + kElementColumnClocks * columns_of_lanes +
+                        channels * (kElementClocks + kElementColumnElementClocks * columns_of_lanes));
+    } else {
       rows += lines * (plan.output_channels_last ? box.span[2] : plan.slice);
-    if (plan.input_fill == GatherFill::kElements)
+    }
+    if (plan.input_fill == GatherFill::kElements) {
       warps += chunks(sizes.positions, 32) * chunks(columns, 8) * kElementBatchClocks;
-    else if (plan.input_fill == GatherFill::kTransposed)
+    } else if (plan.input_fill == GatherFill::kTransposed) {
       rows += sizes.positions;
-    else
+      warps += chunks(sizes.positions, 16) * chunks(columns, 32) * kTransposedBatchClocks;
+    } else {
       rows += 1. * sizes.positions / plan.row_positions * plan.columns;
+    }
+    const bool copies_elements = plan.output_fill == GatherFill::kElements ||
+                                 plan.input_fill == GatherFill::kElements;
     const double copying = std::max(rows * kRowClocks, bytes / kFillBytes);
     // A stage is filled while the others are multiplied.
-    const double filling = (kCopyLatency + copying + warps + (warps > 0 ? kElementLatency : 0)) /
-                           (plan.stages - 1);
+    const double latency = kCopyLatency + copies_elements * kElementLatency;
+    const double filling = latency / (plan.stages - 1) + copying + warps;
     double powers = 0;
     for (double clocks : {products, filling, std::max(copying, warps)})
       powers += std::pow(clocks, kOverlap);
@@ -217,6 +225,15 @@ struct Search {
   }
 };
 
+// Share of the products' rows and columns that are weights.
+double useful_share(const Problem& problem, const Tf32GradWeightPlan& plan) {
+  const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(problem, plan);
+  const double taps = 1. * sizes.rows / plan.slice;
+  return taps * sizes.out_channels * sizes.in_channels /
+         (1. * sizes.output_slices * plan.row_blocks * 2 * plan.tiles * kGatherRows *
+          sizes.input_slices * plan.columns);
+}
+
 // The most neighbours of such an extent, of channels or along w, that a copy can bring from one
 // boundary of theirs in memory to the next: 4, 2 or 1.
 int most_run(const TensorPointer& tensor, int fast, int64_t extent) {
@@ -268,6 +285,9 @@ Planned<Tf32GradWeightPlan> plan_tf32_grad_weight(
     Search search{problem, device, input_bytes + output_bytes, copies_input, alternatives};
     search.consider_channels(start);
     if (!std::isfinite(search.clocks)) return Refusal{"no tile of it fits shared memory"};
+    constexpr double kLeastUseful = 0.15;
+    if (!even_if_slow && useful_share(problem, search.best) < kLeastUseful)
+      return Refusal{"most rows and columns of a product would be padding"};
     return {search.best, search.clocks};
   };
   const Planned<Tf32GradWeightPlan> planned = alternatives ? find() : cache.find(key, find);

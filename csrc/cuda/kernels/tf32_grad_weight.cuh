@@ -27,7 +27,7 @@
 namespace convt3d {
 
 // Together 256 of a pair of threads.
-constexpr int kGatherRegisters = 192, kGatherFillRegisters = 64;
+constexpr int kGatherRegisters = 200, kGatherFillRegisters = 56;
 
 // ---- Products ----------------------------------------------------------------------------------
 template <typename T, int kTiles, int kCount>
@@ -47,51 +47,52 @@ __device__ __forceinline__ int fragment_row(int lane, int half) {
 
 template <int kColumns, int kTiles, bool kChannelsLast>
 struct GatherConsumer {
-  static constexpr int kFirstTiles = (kTiles + 1) / 2;
   static constexpr int kBases = kChannelsLast ? 1 : 2;
 
   float (&sums)[kTiles][kColumns / 2];
   int bases[kTiles][kBases];  // of the fragments' rows in the box, bytes
-  uint32_t fragments[kTiles][4];
+  uint32_t fragments[2][kTiles][4];
 
-  template <int kFirst, int kBehind>
-  __device__ __forceinline__ void load(const char* box, int first, int second) {
+  // The rows of a k-step: positions at `offsets.x` and `offsets.y`.
+  template <int kBuffer>
+  __device__ __forceinline__ void load(const char* box, int2 offsets) {
 #pragma unroll
-    for (int t = kFirst; t < kBehind; ++t) {
+    for (int t = 0; t < kTiles; ++t) {
+      uint32_t(&fragment)[4] = fragments[kBuffer][t];
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        const char* const at = box + (k == 0 ? first : second);
+        const char* const at = box + (k == 0 ? offsets.x : offsets.y);
         if constexpr (kChannelsLast) {
           const uint2 pair = *reinterpret_cast<const uint2*>(at + bases[t][0]);
-          fragments[t][2 * k] = pair.x;
-          fragments[t][2 * k + 1] = pair.y;
+          fragment[2 * k] = pair.x;
+          fragment[2 * k + 1] = pair.y;
         } else {
 #pragma unroll
           for (int half = 0; half < 2; ++half)
-            fragments[t][2 * k + half] =
-                *reinterpret_cast<const uint32_t*>(at + bases[t][half]);
+            fragment[2 * k + half] = *reinterpret_cast<const uint32_t*>(at + bases[t][half]);
         }
       }
     }
   }
-  template <int kFirst, int kBehind>
+  template <int kBuffer>
   __device__ __forceinline__ void multiply(uint64_t right) {
+    wgmma_fence();
 #pragma unroll
-    for (int t = kFirst; t < kBehind; ++t)
-      WgmmaGathered<kColumns>::multiply(sums[t], fragments[t], right);
+    for (int t = 0; t < kTiles; ++t)
+      WgmmaGathered<kColumns>::multiply(sums[t], fragments[kBuffer][t], right);
     wgmma_commit();
   }
 
   // All tiles of the block's share.
   __device__ __forceinline__ void run(const Tf32GradWeightArguments& args,
                                       const GatherShared& shared, int count) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = static_cast<int>(threadIdx.x) % 32, steps = args.sizes.steps;
     const int row_positions = args.plan.row_positions;
     const MatrixAddress right(shared_address(shared.stages), 16, 8 * row_positions * 4,
                               row_positions / 4);
     // In 16-byte units: a k-step within a row of positions, and from a row's last to the next's.
     constexpr uint32_t kWithin = 2;
-    const uint32_t row_steps = row_positions / kGatherDepth;
+    const uint32_t row_steps = row_positions / kGatherDepth;  // a power of two
     const uint32_t next_row = kColumns * row_positions / 4 - (row_steps - 1) * kWithin;
     int stage = 0;
     uint32_t parity = 0, unfreed = 0;
@@ -104,30 +105,26 @@ struct GatherConsumer {
       const char* const box = at + args.sizes.columns_bytes;
       const int2* offsets = reinterpret_cast<const int2*>(shared.steps) + lane % 4;
       uint32_t right_at = right.low + static_cast<uint32_t>(stage * args.sizes.stage_bytes) / 16;
-      int2 next = *offsets;
-#pragma unroll 1
-      for (int step = 0; step < args.sizes.steps; ++step) {
-        const int2 now = next;
-        offsets += 4;
-        next = *offsets;  // behind the last one: the barriers
-        const uint64_t b = right.with(uniform(right_at));
-        // While one half of the tiles is multiplied, the other half's rows are loaded.
-        load<0, kFirstTiles>(box, now.x, now.y);
-        wgmma_fence();
-        multiply<0, kFirstTiles>(b);
+      // The rows of the next k-step are loaded while one is multiplied.
+      const auto step_of = [&]<int kBuffer>(int step) {
+        multiply<kBuffer>(right.with(right_at));
+        right_at += ((step + 1) & (row_steps - 1)) == 0 ? next_row : kWithin;
         wgmma_wait<1>();
-        pin_all(fragments);
+        pin_all(fragments[kBuffer ^ 1]);
         if (unfreed != 0) {
           barrier_arrive(unfreed);
           unfreed = 0;
         }
-        load<kFirstTiles, kTiles>(box, now.x, now.y);
-        wgmma_fence();
-        multiply<kFirstTiles, kTiles>(b);
-        wgmma_wait<1>();
-        pin_all(fragments);
-        right_at += (step + 1) % row_steps == 0 ? next_row : kWithin;
+        if (step + 1 < steps) load<kBuffer ^ 1>(box, offsets[4 * (step + 1)]);
+      };
+      load<0>(box, offsets[0]);
+#pragma unroll 1
+      for (int step = 0; step < steps; step += 2) {
+        step_of.template operator()<0>(step);
+        if (step + 1 < steps) step_of.template operator()<1>(step + 1);
       }
+      // The next tile's first rows go where those of the last k-step are, if it has an odd number.
+      if (steps % 2 != 0) wgmma_wait<0>();
       unfreed = shared.empty(stage);
       if (++stage == args.plan.stages) {
         stage = 0;
