@@ -10,13 +10,13 @@
 #include "kernels/gemm_data.h"
 #include "kernels/gemm_grad_weight.h"
 #include "kernels/im2col.h"
-#include "kernels/tf32_grad_weight.h"
+#include "kernels/gathered_grad_weight.h"
 #include "kernels/wgmma_data.h"
 #include "kernels/wgmma_grad_weight.h"
 #include "plan_depthwise.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
-#include "plan_tf32_grad_weight.h"
+#include "plan_gathered_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -108,19 +108,19 @@ const char* run_im2col_grad_weight(const GradWeightCall& call, bool forced) {
   return nullptr;
 }
 
-const char* run_tf32_grad_weight(const GradWeightCall& call, bool forced) {
-  const auto plan = plan_tf32_grad_weight(call.problem, call.type, call.grad_output, call.input,
+const char* run_gathered_grad_weight(const GradWeightCall& call, bool forced) {
+  const auto plan = plan_gathered_grad_weight(call.problem, call.type, call.grad_output, call.input,
                                           call.allow_tf32, call.device, forced);
   if (!plan) return plan.refusal();
-  const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(call.problem, *plan);
+  const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(call.problem, *plan);
   const Tensor workspace = allocate_bytes(sizes.workspace_bytes, call.like);
-  STD_CUDA_CHECK(launch_tf32_grad_weight(call.problem, *plan, call.grad_output, call.input,
-                                         call.result, workspace.data_ptr(), call.stream));
+  STD_CUDA_CHECK(launch_gathered_grad_weight(call.problem, call.type, *plan, call.grad_output,
+                                             call.input, call.result, workspace.data_ptr(),
+                                             call.stream));
   return nullptr;
 }
 
-const char* run_wgmma_grad_weight(const GradWeightCall& call, bool forced) {
-  if (call.type == DataType::kFloat32) return run_tf32_grad_weight(call, forced);
+const char* run_transposed_grad_weight(const GradWeightCall& call, bool forced) {
   const auto plan = plan_wgmma_grad_weight(call.problem, call.type, call.grad_output, call.input,
                                            call.device, forced);
   if (!plan) return plan.refusal();
@@ -130,6 +130,13 @@ const char* run_wgmma_grad_weight(const GradWeightCall& call, bool forced) {
                                           call.input, call.result, workspace.data_ptr(),
                                           call.stream));
   return nullptr;
+}
+
+// Two kernels of one engine.
+const char* run_wgmma_grad_weight(const GradWeightCall& call, bool forced) {
+  if (is_gathered(call.type)) return run_gathered_grad_weight(call, forced);
+  if (run_gathered_grad_weight(call, false) == nullptr) return nullptr;
+  return run_transposed_grad_weight(call, forced);
 }
 
 const char* run_gemm_grad_weight(const GradWeightCall& call, bool) {

@@ -9,7 +9,7 @@
 #include "plan_depthwise.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
-#include "plan_tf32_grad_weight.h"
+#include "plan_gathered_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -198,12 +198,13 @@ std::string facts_of(const PlanRequest& request, const WgmmaGradWeightPlan& plan
 
 const char* name_of(GatherFill fill) {
   return fill == GatherFill::kCopyEngine   ? "copy engine"
+         : fill == GatherFill::kShifted    ? "copy engine, shifted copies"
          : fill == GatherFill::kTransposed ? "copy engine, transposed"
                                            : "elements";
 }
 
-std::string facts_of(const PlanRequest& request, const Tf32GradWeightPlan& plan, double clocks) {
-  const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(request.problem, plan);
+std::string facts_of(const PlanRequest& request, const GatheredGradWeightPlan& plan, double clocks) {
+  const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(request.problem, plan);
   const int64_t items = sizes.jobs * plan.splits;
   return common_facts(clocks, {plan.tile[0], plan.tile[1], plan.tile[2]}, items, items,
                       request.device.multiprocessors, plan.stages, 1, plan.splits)
@@ -324,13 +325,13 @@ Verdict verdict_even_if_slow(const PlanRequest& request, Search&& search) {
 }
 
 Verdict explain_wgmma_grad_weight(const PlanRequest& request, const Operands& operands) {
-  if (request.type == DataType::kFloat32)
-    return verdict_even_if_slow<Tf32GradWeightPlan>(
-        request, [&](bool even_if_slow, Alternatives<Tf32GradWeightPlan>* alternatives) {
-          return plan_tf32_grad_weight(request.problem, request.type, operands.grad_output,
-                                       operands.input, request.allow_tf32, request.device,
-                                       even_if_slow, alternatives);
-        });
+  const Verdict gathered = verdict_even_if_slow<GatheredGradWeightPlan>(
+      request, [&](bool even_if_slow, Alternatives<GatheredGradWeightPlan>* alternatives) {
+        return plan_gathered_grad_weight(request.problem, request.type, operands.grad_output,
+                                         operands.input, request.allow_tf32, request.device,
+                                         even_if_slow, alternatives);
+      });
+  if (is_gathered(request.type) || gathered.refusal == nullptr) return gathered;
   return verdict_even_if_slow<WgmmaGradWeightPlan>(
       request, [&](bool even_if_slow, Alternatives<WgmmaGradWeightPlan>* alternatives) {
         return plan_wgmma_grad_weight(request.problem, request.type, operands.grad_output,

@@ -80,13 +80,17 @@ void load(uint64_t descriptor, const WgmmaProduct& product, int first, int count
     }
 }
 
-// A gathered left operand, of 32 bits, from the registers of a warp.
+// A gathered left operand from the registers of a warp.
 void load_fragments(const Issued& issued, float (*out)[kMostColumns]) {
+  const int values = 4 / bytes_of(issued.product.element);  // of a register
   for (int lane = 0; lane < kWarpThreads; ++lane)
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 4; ++i) {
+      float loaded[2];
       load_values(issued.product.element,
-                  reinterpret_cast<const char*>(issued.fragments[lane] + i), 4,
-                  &out[lane % 4 + 4 * (i / 2)][lane / 4 + 8 * (i % 2)]);
+                  reinterpret_cast<const char*>(issued.fragments[lane] + i), 4, loaded);
+      for (int j = 0; j < values; ++j)
+        out[(lane % 4 + 4 * (i / 2)) * values + j][lane / 4 + 8 * (i % 2)] = loaded[j];
+    }
 }
 
 void execute(Issued& issued, int warp) {

@@ -72,6 +72,11 @@ inline uint32_t load_shared(uint32_t address) {
   std::memcpy(&value, emulator::memory_at(address, 4, 4, "a load"), 4);
   return value;
 }
+inline uint32_t load_shared_half(uint32_t address) {
+  uint16_t value;
+  std::memcpy(&value, emulator::memory_at(address, 2, 2, "a load"), 2);
+  return value;
+}
 inline void store_shared(uint32_t address, uint2 value) {
   emulator::memory_at(address, 8, 8, "a store");
   emulator::store_word(address, value.x, emulator::this_thread());
@@ -123,11 +128,11 @@ struct WgmmaTransposed {
                     where);
   }
 };
-template <int kColumns>
+template <typename T, int kColumns>
 struct WgmmaGathered {
   static void multiply(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t right,
                        const emulator::Where& where = emulator::Where::current()) {
-    emulator::wgmma({emulator::Element::kTf32, kColumns, false, 0, right, true, true}, d, where, a);
+    emulator::wgmma({emulator::kElementOf<T>, kColumns, false, 0, right, true, true}, d, where, a);
   }
 };
 

@@ -101,6 +101,14 @@ __device__ __forceinline__ uint32_t load_shared(uint32_t address) {
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
   return value;
 }
+__device__ __forceinline__ uint32_t load_shared_half(uint32_t address) {
+  uint32_t value;
+  asm volatile("{\n.reg .u16 half;\nld.shared.u16 half, [%1];\ncvt.u32.u16 %0, half;\n}"
+               : "=r"(value)
+               : "r"(address)
+               : "memory");
+  return value;
+}
 __device__ __forceinline__ void store_shared(uint32_t address, uint2 value) {
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(value.x), "r"(value.y)
                : "memory");
@@ -238,28 +246,33 @@ CONVT3D_WGMMA_OF(WgmmaTransposed, __nv_bfloat16, "bf16", "1, 1")
                    : "l"(left), "l"(right), "r"(accumulate));                               \
     }                                                                                       \
   };
-// The same of TF32 operands, the left one in registers: a[i] is row 16 * warp + lane / 4 + 8 * (i %
-// 2), depth lane % 4 + 4 * (i / 2).
-template <int kColumns>
+// The same, the left operand in registers, words of a TF32 value or of two values of 16 bits: a[i] is
+// row 16 * warp + lane / 4 + 8 * (i % 2), word lane % 4 + 4 * (i / 2) of the depth.
+template <typename T, int kColumns>
 struct WgmmaGathered;
-#define CONVT3D_WGMMA_GATHERED(columns, a0, a1, a2, a3, b)                                       \
+#define CONVT3D_WGMMA_GATHERED(Type, shape, names, major, columns, a0, a1, a2, a3, b)            \
   template <>                                                                                    \
-  struct WgmmaGathered<columns> {                                                                \
+  struct WgmmaGathered<Type, columns> {                                                          \
     static __device__ __forceinline__ void multiply(float (&d)[columns / 2],                     \
                                                     const uint32_t (&a)[4], uint64_t right) {    \
-      asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns                                  \
-                   "k8.f32.tf32.tf32 {" CONVT3D_D##columns "}, {%" a0 ", %" a1 ", %" a2 ", %" a3 \
-                   "}, %" b ", 1, 1, 1;"                                                         \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns shape ".f32." names              \
+                   " {" CONVT3D_D##columns "}, {%" a0 ", %" a1 ", %" a2 ", %" a3 "}, %" b        \
+                   ", 1, 1, 1" major ";"                                                         \
                    : CONVT3D_R##columns                                                          \
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right));                    \
     }                                                                                            \
   };
-CONVT3D_WGMMA_GATHERED(16, "8", "9", "10", "11", "12")
-CONVT3D_WGMMA_GATHERED(32, "16", "17", "18", "19", "20")
-CONVT3D_WGMMA_GATHERED(48, "24", "25", "26", "27", "28")
-CONVT3D_WGMMA_GATHERED(64, "32", "33", "34", "35", "36")
-CONVT3D_WGMMA_GATHERED(96, "48", "49", "50", "51", "52")
-CONVT3D_WGMMA_GATHERED(128, "64", "65", "66", "67", "68")
+#define CONVT3D_WGMMA_GATHERED_OF(Type, shape, names, major)                              \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 16, "8", "9", "10", "11", "12")       \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 32, "16", "17", "18", "19", "20")     \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 48, "24", "25", "26", "27", "28")     \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 64, "32", "33", "34", "35", "36")     \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 96, "48", "49", "50", "51", "52")     \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 128, "64", "65", "66", "67", "68")
+CONVT3D_WGMMA_GATHERED_OF(float, "k8", "tf32.tf32", "")
+CONVT3D_WGMMA_GATHERED_OF(__half, "k16", "f16.f16", ", 0")
+CONVT3D_WGMMA_GATHERED_OF(__nv_bfloat16, "k16", "bf16.bf16", ", 0")
+#undef CONVT3D_WGMMA_GATHERED_OF
 #undef CONVT3D_WGMMA_GATHERED
 CONVT3D_WGMMA_TF32(16, "8", "9", "10")
 CONVT3D_WGMMA_TF32(24, "12", "13", "14")

@@ -1,10 +1,11 @@
-// The producing warps of the TF32 grad_weight kernel (tf32_grad_weight.cuh): tiles of both operands,
-// rounded to TF32. One thread has the copy engine bring what it can; seven warps transpose what it
-// has staged, or copy elements (cp.async) and round what has come.
+// The producing warps of the gathering grad_weight kernel (gathered_grad_weight.cuh): tiles of both
+// operands, float32 rounded to TF32. One thread has the copy engine bring what it can; seven warps
+// transpose what it has staged, or make copies of it, or copy elements (cp.async) and round what has
+// come.
 #pragma once
 
 #include "mma.cuh"
-#include "tf32_grad_weight.h"
+#include "gathered_grad_weight.h"
 #include "wgmma.cuh"
 
 namespace convt3d {
@@ -12,13 +13,13 @@ namespace convt3d {
 constexpr int kGatherFillWarps = 7;
 constexpr int kGatherThreads = 2 * kWarpgroupThreads + 32 * (1 + kGatherFillWarps);
 
-struct Tf32GradWeightArguments {
-  Tf32GradWeightPlan plan;
-  Tf32GradWeightSizes sizes;
+struct GatheredGradWeightArguments {
+  GatheredGradWeightPlan plan;
+  GatheredGradWeightSizes sizes;
   CUtensorMap maps[2];  // of grad_output and the input, where the copy engine brings them
   TensorPointer grad_output, input;
   int64_t result_group_stride, result_row_stride, result_column_stride, result_tap_stride[3];
-  float* result;
+  void* result;
   float* workspace;  // null: one partial result
 };
 
@@ -26,7 +27,7 @@ struct Tf32GradWeightArguments {
 struct GatherJob {
   int row_block, output_slice, input_slice, group;
 
-  __device__ GatherJob(const Tf32GradWeightArguments& args, unsigned index) {
+  __device__ GatherJob(const GatheredGradWeightArguments& args, unsigned index) {
     const auto next = [&index](int count) {
       const int value = static_cast<int>(index % count);
       index /= count;
@@ -38,16 +39,16 @@ struct GatherJob {
     group = static_cast<int>(index);
   }
   // Channels of the slices, and the first among those of all groups.
-  __device__ int output_channels(const Tf32GradWeightArguments& args) const {
+  __device__ int output_channels(const GatheredGradWeightArguments& args) const {
     return min(args.sizes.out_channels - output_slice * args.plan.slice, args.plan.slice);
   }
-  __device__ int input_channels(const Tf32GradWeightArguments& args) const {
+  __device__ int input_channels(const GatheredGradWeightArguments& args) const {
     return min(args.sizes.in_channels - input_slice * args.plan.columns, args.plan.columns);
   }
-  __device__ int first_output(const Tf32GradWeightArguments& args) const {
+  __device__ int first_output(const GatheredGradWeightArguments& args) const {
     return group * args.sizes.out_channels + output_slice * args.plan.slice;
   }
-  __device__ int first_input(const Tf32GradWeightArguments& args) const {
+  __device__ int first_input(const GatheredGradWeightArguments& args) const {
     return group * args.sizes.in_channels + input_slice * args.plan.columns;
   }
 };
@@ -57,7 +58,7 @@ struct GatherLine {
   uint32_t packed;
   uint32_t box_at;  // bytes
 
-  __device__ GatherLine(const GatherBox& box, const Tf32GradWeightPlan& plan, int index) {
+  __device__ GatherLine(const GatherBox& box, const GatheredGradWeightPlan& plan, int index) {
     const int h = index % box.span[1], sample = index / box.span[1] % plan.samples;
     const int d = index / box.span[1] / plan.samples;
     packed = static_cast<uint32_t>(sample | h << 10 | d << 20);
@@ -76,7 +77,7 @@ struct GatherShared {
   GatherLine* lines;    // of the box, where warps copy it
   uint32_t barriers;
 
-  __device__ GatherShared(char* base, const Tf32GradWeightArguments& args)
+  __device__ GatherShared(char* base, const GatheredGradWeightArguments& args)
       : stages(base),
         steps(reinterpret_cast<int*>(base + args.sizes.steps_at)),
         positions(reinterpret_cast<uint32_t*>(base + args.sizes.positions_at)),
@@ -84,26 +85,27 @@ struct GatherShared {
         barriers(shared_address(base + args.sizes.barriers_at)) {}
   __device__ uint32_t full(int stage) const { return barriers + kGatherBarrierBytes * stage; }
   __device__ uint32_t empty(int stage) const { return full(stage) + 8; }
-  // The input's tile stands in the order of memory.
+  // One operand's tile stands in the order of memory; it has been read.
   __device__ uint32_t staged(int stage) const { return full(stage) + 16; }
+  __device__ uint32_t unstaged(int stage) const { return full(stage) + 24; }
 };
 
 // Who fills.
-__device__ __forceinline__ bool fills_by_copies(const Tf32GradWeightPlan& plan) {
-  return plan.output_fill == GatherFill::kCopyEngine || plan.input_fill != GatherFill::kElements;
+__device__ __forceinline__ bool fills_by_copies(const GatheredGradWeightPlan& plan) {
+  return plan.output_fill != GatherFill::kElements || plan.input_fill != GatherFill::kElements;
 }
-__device__ __forceinline__ bool fills_by_warps(const Tf32GradWeightPlan& plan) {
+__device__ __forceinline__ bool fills_by_warps(const GatheredGradWeightPlan& plan) {
   return plan.output_fill != GatherFill::kCopyEngine || plan.input_fill != GatherFill::kCopyEngine;
 }
 // Whether a copy counts for the stage as a whole.
-__device__ __forceinline__ bool fills_stage_by_copies(const Tf32GradWeightPlan& plan) {
+__device__ __forceinline__ bool fills_stage_by_copies(const GatheredGradWeightPlan& plan) {
   return plan.output_fill == GatherFill::kCopyEngine || plan.input_fill == GatherFill::kCopyEngine;
 }
 
 // The first position of a block's index-th tile.
-__device__ __forceinline__ GatherPosition first_of_tile(const Tf32GradWeightArguments& args,
+__device__ __forceinline__ GatherPosition first_of_tile(const GatheredGradWeightArguments& args,
                                                         int index) {
-  const Tf32GradWeightPlan& plan = args.plan;
+  const GatheredGradWeightPlan& plan = args.plan;
   const auto next = [&index](int count, int size) {
     const int value = index % count * size;
     index /= count;
@@ -132,45 +134,76 @@ __device__ __forceinline__ bool is_inside(int coordinate, int extent) {
 }
 
 // ---- The copy engine: one thread ---------------------------------------------------------------
-__device__ inline void gather_by_copies(const Tf32GradWeightArguments& args, const GatherJob& job,
-                                        const TapRange& taps, const GatherBox& box,
-                                        const GatherShared& shared, int first, int last) {
-  const Tf32GradWeightPlan& plan = args.plan;
-  const Tf32GradWeightSizes& sizes = args.sizes;
-  const bool output = plan.output_fill == GatherFill::kCopyEngine;
-  const bool input = plan.input_fill == GatherFill::kCopyEngine;
-  const int plane_bytes = plan.samples * box.span[1] * box.line_pitch * 4;
+template <typename T>
+__device__ inline void gather_by_copies(const GatheredGradWeightArguments& args,
+                                        const GatherJob& job, const TapRange& taps,
+                                        const GatherBox& box, const GatherShared& shared, int first,
+                                        int last) {
+  constexpr bool shifted = sizeof(T) == 2;  // copies of pairs are made of what comes
+  const GatheredGradWeightPlan& plan = args.plan;
+  const GatheredGradWeightSizes& sizes = args.sizes;
+  const GatherAxis& w = sizes.axes[2];
+  const bool output = !shifted && plan.output_fill == GatherFill::kCopyEngine;
+  const bool input = shifted || plan.input_fill == GatherFill::kCopyEngine;
+  // Words that stand in memory order have residues of the stride side by side.
+  const int line_words = shifted ? w.stride : 1;
+  const int plane_bytes = plan.samples * box.span[1] * box.line_pitch * line_words * 4;
+  const int box_at = shifted && w.stride > 1 ? sizes.staged_at : sizes.columns_bytes;
   const int copied = (output ? box.span[0] * plane_bytes : 0) +
-                     (input ? sizes.positions * plan.columns * 4 : 0);
+                     (input ? sizes.positions / plan.word_positions * plan.columns * 4 : 0);
   const int first_output = job.first_output(args), first_input = job.first_input(args);
+  // What is staged in the order of memory comes a tile ahead: it is read before the products begin.
+  const bool stages_output = shifted && w.stride > 1;
+  const auto copy_output = [&](int index, int stage, uint32_t barrier) {
+    const GatherPosition from = first_of_box(sizes.axes, taps, first_of_tile(args, index));
+    const uint32_t target = shared_address(shared.stages) + stage * sizes.stage_bytes + box_at;
+    const int x = from.w - box.lead;
+    const bool channels_first = !shifted && plan.output_channels_last;
+    if (shifted) barrier_expect(barrier, box.span[0] * plane_bytes);
+    for (int d = 0; d < box.span[0]; ++d)
+      copy_tensor(target + d * box.plane_pitch * line_words * 4, &args.maps[0], barrier,
+                  channels_first ? first_output : x, channels_first ? x : first_output, from.h,
+                  from.d + d, from.sample);
+  };
   int stage = 0;
   uint32_t parity = 1;  // a new barrier counts as having completed the phase before its first
+  if (stages_output && first < last) copy_output(first, 0, shared.staged(0));
 #pragma unroll 1
   for (int index = first; index < last; ++index) {
     const GatherPosition tile = first_of_tile(args, index);
-    barrier_wait(shared.empty(stage), parity);
-    const uint32_t full = shared.full(stage);
+    const uint32_t full = shared.full(stage), staged = shared.staged(stage);
     const uint32_t target = shared_address(shared.stages) + stage * sizes.stage_bytes;
-    if (plan.input_fill == GatherFill::kTransposed) {
-      barrier_expect(shared.staged(stage), sizes.positions * staged_pitch(plan) * 4);
-      copy_tensor(target + sizes.staged_at, &args.maps[1], shared.staged(stage), first_input,
-                  tile.w, tile.h, tile.d, tile.sample);
+    if (stages_output && index + 1 < last) {
+      const bool wraps = stage + 1 == plan.stages;
+      const int next = wraps ? 0 : stage + 1;
+      barrier_wait(shared.unstaged(next), wraps ? parity ^ 1 : parity);
+      copy_output(index + 1, next, shared.staged(next));
+    }
+    barrier_wait(shared.empty(stage), parity);
+    if (!shifted && plan.input_fill == GatherFill::kTransposed) {
+      barrier_expect(staged, sizes.positions * staged_pitch(plan) * 4);
+      copy_tensor(target + sizes.staged_at, &args.maps[1], staged, first_input, tile.w, tile.h,
+                  tile.d, tile.sample);
     }
     if (copied > 0) barrier_expect(full, copied);
-    if (output) {
-      const GatherPosition from = first_of_box(sizes.axes, taps, tile);
-      const int x = from.w - box.lead;
-      const bool channels_first = plan.output_channels_last;
-      for (int d = 0; d < box.span[0]; ++d)
-        copy_tensor(target + sizes.columns_bytes + d * box.plane_pitch * 4, &args.maps[0], full,
-                    channels_first ? first_output : x, channels_first ? x : first_output, from.h,
-                    from.d + d, from.sample);
-    }
+    if (output || (shifted && !stages_output)) copy_output(index, stage, shifted ? staged : full);
     if (input) {
-      const int side_bytes = sizes.positions / plan.tile[2] * plan.row_positions * plan.columns * 4;
-      for (int w = 0; w < plan.tile[2]; w += plan.row_positions)
-        copy_tensor(target + w / plan.row_positions * side_bytes, &args.maps[1], full, tile.w + w,
-                    first_input, tile.h, tile.d, tile.sample);
+      const int side = plan.row_positions();
+      const int row_bytes = plan.row_words * plan.columns * 4;
+      if (plan.whole_lines) {
+        const int plane = plan.tile[1] * plan.tile[2];
+        uint32_t to = target;
+        for (int sample = 0; sample < plan.samples; ++sample)
+          for (int d = 0; d < plan.tile[0]; ++d)
+            for (int row = 0; row < plane; row += side, to += row_bytes)
+              copy_tensor(to, &args.maps[1], full, tile.h * plan.tile[2] + row, first_input,
+                          tile.d + d, tile.sample + sample, 0);
+      } else {
+        const int lines = sizes.positions / plan.tile[2];
+        for (int first_w = 0; first_w < plan.tile[2]; first_w += side)
+          copy_tensor(target + first_w / side * lines * row_bytes, &args.maps[1], full,
+                      tile.w + first_w, first_input, tile.h, tile.d, tile.sample);
+      }
     }
     if (++stage == plan.stages) {
       stage = 0;
@@ -216,7 +249,7 @@ __device__ __forceinline__ void gather_channels(uint32_t to, int pitch, const fl
 // The box, w fastest: a lane per column or two, some channels at a time. Two begin on boundaries of
 // theirs in memory, and are both inside or outside.
 template <GatherPass kPass, int kRun>
-__device__ __forceinline__ void gather_box_elements(const Tf32GradWeightArguments& args,
+__device__ __forceinline__ void gather_box_elements(const GatheredGradWeightArguments& args,
                                                     const GatherJob& job, const TapRange& taps,
                                                     const GatherBox& box,
                                                     const GatherShared& shared, uint32_t target,
@@ -263,7 +296,7 @@ __device__ __forceinline__ void gather_box_elements(const Tf32GradWeightArgument
   }
 }
 template <GatherPass kPass>
-__device__ __forceinline__ void gather_box_elements(const Tf32GradWeightArguments& args,
+__device__ __forceinline__ void gather_box_elements(const GatheredGradWeightArguments& args,
                                                     const GatherJob& job, const TapRange& taps,
                                                     const GatherBox& box,
                                                     const GatherShared& shared, uint32_t target,
@@ -277,7 +310,7 @@ __device__ __forceinline__ void gather_box_elements(const Tf32GradWeightArgument
 
 // The input, in rows of 32 positions: a lane per position, eight channels at a time.
 template <GatherPass kPass>
-__device__ __forceinline__ void gather_column_elements(const Tf32GradWeightArguments& args,
+__device__ __forceinline__ void gather_column_elements(const GatheredGradWeightArguments& args,
                                                        const GatherJob& job,
                                                        const GatherShared& shared, uint32_t target,
                                                        const GatherPosition& tile, int warp,
@@ -323,11 +356,11 @@ __device__ __forceinline__ void gather_column_elements(const Tf32GradWeightArgum
 
 // What the copy engine has staged, channels fastest, to rows of positions: four channels of four
 // positions a lane. The pitch lets four lanes, four positions apart, meet two banks each.
-__device__ __forceinline__ void transpose_staged(const Tf32GradWeightArguments& args,
+__device__ __forceinline__ void transpose_staged(const GatheredGradWeightArguments& args,
                                                  const GatherJob& job, uint32_t staged,
                                                  uint32_t target, int warp, int lane) {
   constexpr int kUnitLanes = 4, kChannels = 4 * (32 / kUnitLanes);
-  const Tf32GradWeightPlan& plan = args.plan;
+  const GatheredGradWeightPlan& plan = args.plan;
   const int channels = job.input_channels(args), pitch = 4 * staged_pitch(plan);
   const int channel_blocks = (channels + kChannels - 1) / kChannels;
   const int unit_blocks = (args.sizes.steps * 2 + kUnitLanes - 1) / kUnitLanes;
@@ -353,29 +386,93 @@ __device__ __forceinline__ void transpose_staged(const Tf32GradWeightArguments& 
   }
 }
 
-__device__ inline void gather_by_warps(const Tf32GradWeightArguments& args, const GatherJob& job,
-                                       const TapRange& taps, const GatherBox& box,
-                                       const GatherShared& shared, int first, int last, int warp) {
-  const Tf32GradWeightPlan& plan = args.plan;
-  const Tf32GradWeightSizes& sizes = args.sizes;
+// Copies of pairs of positions, from the box in the order of memory at `staged`: as if it were one
+// long line, since a line of a copy is as many words as its share of the staged one.
+__device__ __forceinline__ void shift_staged(const GatherBox& box, int stride, uint32_t staged,
+                                             uint32_t target, int warp, int lane) {
+  constexpr int kWords = 4;
+  const int words = box.copy_pitch(), pitch = 4 * words;
+#pragma unroll 1
+  for (int first = (warp * 32 + lane) * kWords; first < words;
+       first += kGatherFillWarps * 32 * kWords) {
+    const uint32_t from = staged + first * stride * 4, to = target + first * 4;
+    if (stride == 1) {
+      // The first copy is there.
+      if ((box.copy_mask & 2) == 0) continue;
+      const uint4 v = load_shared_unit(from);
+      const uint32_t next = load_shared(from + 16);
+      store_shared(to + pitch, {__byte_perm(v.x, v.y, 0x5432), __byte_perm(v.y, v.z, 0x5432),
+                                __byte_perm(v.z, v.w, 0x5432), __byte_perm(v.w, next, 0x5432)});
+    } else if (stride == 2) {
+      const uint4 v = load_shared_unit(from), u = load_shared_unit(from + 16);
+      const uint32_t next = load_shared(from + 32);
+      uint32_t at = to;
+#pragma unroll
+      for (int residue = 0; residue < 2; ++residue) {
+        const unsigned halves = residue == 0 ? 0x5410 : 0x7632;
+        if (box.copy_mask >> 2 * residue & 1) {
+          store_shared(at, {__byte_perm(v.x, v.y, halves), __byte_perm(v.z, v.w, halves),
+                            __byte_perm(u.x, u.y, halves), __byte_perm(u.z, u.w, halves)});
+          at += pitch;
+        }
+        if (box.copy_mask >> (2 * residue + 1) & 1) {
+          store_shared(at, {__byte_perm(v.y, v.z, halves), __byte_perm(v.w, u.x, halves),
+                            __byte_perm(u.y, u.z, halves), __byte_perm(u.w, next, halves)});
+          at += pitch;
+        }
+      }
+    } else {
+      uint32_t at = to;
+#pragma unroll 1
+      for (int copy = 0; copy < 2 * stride; ++copy) {
+        if ((box.copy_mask >> copy & 1) == 0) continue;
+        uint32_t words_of_lane[kWords];
+#pragma unroll
+        for (int i = 0; i < kWords; ++i) {
+          const uint32_t element = from + (stride * (2 * i + copy % 2) + copy / 2) * 2;
+          words_of_lane[i] =
+              load_shared_half(element) | load_shared_half(element + stride * 2) << 16;
+        }
+        store_shared(at, {words_of_lane[0], words_of_lane[1], words_of_lane[2], words_of_lane[3]});
+        at += pitch;
+      }
+    }
+  }
+}
+
+template <typename T>
+__device__ inline void gather_by_warps(const GatheredGradWeightArguments& args,
+                                       const GatherJob& job, const TapRange& taps,
+                                       const GatherBox& box, const GatherShared& shared, int first,
+                                       int last, int warp) {
+  constexpr bool kPairs = sizeof(T) == 2;
+  const GatheredGradWeightPlan& plan = args.plan;
+  const GatheredGradWeightSizes& sizes = args.sizes;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const bool output = plan.output_fill == GatherFill::kElements;
-  const bool input = plan.input_fill == GatherFill::kElements;
+  const bool output = !kPairs && plan.output_fill == GatherFill::kElements;
+  const bool input = !kPairs && plan.input_fill == GatherFill::kElements;
   const auto target_of = [&](int stage) {
     return shared_address(shared.stages) + stage * sizes.stage_bytes;
   };
   int pending = -1;  // stage that has been copied to
   uint32_t pending_parity = 0;
   const auto finish = [&] {
-    const uint32_t target = target_of(pending);
-    if (output)
-      gather_box_elements<GatherPass::kRound>(args, job, taps, box, shared,
-                                              target + sizes.columns_bytes, {}, warp, lane);
-    if (input)
-      gather_column_elements<GatherPass::kRound>(args, job, shared, target, {}, warp, lane);
-    if (plan.input_fill == GatherFill::kTransposed) {
+    const uint32_t target = target_of(pending), box_at = target + sizes.columns_bytes;
+    if constexpr (kPairs) {
+      const int stride = sizes.axes[2].stride;
       barrier_wait(shared.staged(pending), pending_parity);
-      transpose_staged(args, job, target + sizes.staged_at, target, warp, lane);
+      shift_staged(box, stride, stride > 1 ? target + sizes.staged_at : box_at, box_at, warp, lane);
+      barrier_arrive(shared.unstaged(pending));
+    } else {
+      if (output)
+        gather_box_elements<GatherPass::kRound>(args, job, taps, box, shared, box_at, {}, warp,
+                                                lane);
+      if (input)
+        gather_column_elements<GatherPass::kRound>(args, job, shared, target, {}, warp, lane);
+      if (plan.input_fill == GatherFill::kTransposed) {
+        barrier_wait(shared.staged(pending), pending_parity);
+        transpose_staged(args, job, target + sizes.staged_at, target, warp, lane);
+      }
     }
     fence_for_wgmma();
     barrier_arrive(shared.full(pending));
@@ -393,13 +490,15 @@ __device__ inline void gather_by_warps(const Tf32GradWeightArguments& args, cons
     }
     barrier_wait(empty, parity);
     const GatherPosition tile = first_of_tile(args, index);
-    if (output)
-      gather_box_elements<GatherPass::kCopy>(args, job, taps, box, shared,
-                                             target_of(stage) + sizes.columns_bytes, tile, warp,
-                                             lane);
-    if (input)
-      gather_column_elements<GatherPass::kCopy>(args, job, shared, target_of(stage), tile, warp,
-                                                lane);
+    if constexpr (!kPairs) {
+      if (output)
+        gather_box_elements<GatherPass::kCopy>(args, job, taps, box, shared,
+                                               target_of(stage) + sizes.columns_bytes, tile, warp,
+                                               lane);
+      if (input)
+        gather_column_elements<GatherPass::kCopy>(args, job, shared, target_of(stage), tile, warp,
+                                                  lane);
+    }
     copy_async_commit();
     if (pending >= 0) {
       copy_async_wait<1>();

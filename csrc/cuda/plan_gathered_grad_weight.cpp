@@ -1,13 +1,14 @@
-#include "plan_tf32_grad_weight.h"
+#include "plan_gathered_grad_weight.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "kernels/tf32_grad_weight_shapes.h"
+#include "kernels/gathered_grad_weight_shapes.h"
 #include "plan_cache.h"
 #include "plan_grad_weight.h"
 #include "plan_wgmma_cost.h"
+#include "plan_wgmma_grad_weight.h"
 
 namespace convt3d {
 namespace {
@@ -32,6 +33,7 @@ constexpr double kElementClocks = 2.8;  // per channel of a line, and of 32 lane
 constexpr double kElementColumnElementClocks = 3.3;
 constexpr double kElementBatchClocks = 128;    // eight channels of 32 positions of the input
 constexpr double kTransposedBatchClocks = 11;  // 32 channels of 16 positions
+constexpr double kShiftedWords = 12;           // of copies of pairs, per clock
 constexpr double kOverlap = 4;              // what goes on at once: its norm of so many powers
 constexpr double kBlockClocks = 3760;       // start, tables, first tiles, storing
 constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
@@ -41,22 +43,24 @@ struct Search {
   const Problem& problem;
   const Device& device;
   double tensor_bytes;  // of both operands
-  bool copies_input;    // the copy engine can
-  Alternatives<Tf32GradWeightPlan>* alternatives;
-  Tf32GradWeightPlan best{};
+  bool copies_input;    // the copy engine can, parts of lines
+  bool dense_lines;     // or whole ones
+  Alternatives<GatheredGradWeightPlan>* alternatives;
+  GatheredGradWeightPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
 
   // The tiles of the smallest instance with at least so many; 0: none.
   static int instance_tiles(int columns, int tiles) {
-    for (const Tf32GradWeightShape& shape : kTf32GradWeightShapes)
+    for (const GatheredGradWeightShape& shape : kGatheredGradWeightShapes)
       if (shape.columns == columns && shape.tiles >= tiles) return shape.tiles;
     return 0;
   }
 
-  double tile_clocks(const Tf32GradWeightPlan& plan, const Tf32GradWeightSizes& sizes,
+  double tile_clocks(const GatheredGradWeightPlan& plan, const GatheredGradWeightSizes& sizes,
                      const GatherBox& box) const {
     const auto chunks = [](double value, double size) { return std::ceil(value / size); };
-    const bool conflicts = !plan.output_channels_last && sizes.axes[2].stride % 2 == 0;
+    const bool conflicts = !plan.output_channels_last && plan.word_positions == 1 &&
+                           sizes.axes[2].stride % 2 == 0;
     const double product =
         std::max(plan.columns / 2., 16 + plan.columns / 4. + conflicts * kConflictClocks);
     const int tiles = 2 * instance_tiles(plan.columns, plan.tiles);
@@ -64,7 +68,9 @@ struct Search {
     const double lines = 1. * box.span[0] * plan.samples * box.span[1];
     const double channels = std::min(plan.slice, sizes.out_channels);
     const double columns = std::min(plan.columns, sizes.in_channels);
-    const double bytes = 4. * (box.span[0] * box.plane_pitch + 1. * sizes.positions * columns);
+    const double words = 1. * box.copy_pitch() * box.copies();
+    const double bytes = 4 * (words / (plan.word_positions == 2 ? 2 : 1) +
+                              1. * sizes.positions / plan.word_positions * columns);
     double rows = 0, warps = 0;
     if (plan.output_fill == GatherFill::kElements) {
       const double columns_of_lanes = chunks(box.span[2], 32 * plan.output_run);
@@ -79,8 +85,9 @@ struct Search {
       rows += sizes.positions;
       warps += chunks(sizes.positions, 16) * chunks(columns, 32) * kTransposedBatchClocks;
     } else {
-      rows += 1. * sizes.positions / plan.row_positions * plan.columns;
+      rows += 1. * sizes.positions / plan.row_positions() * plan.columns;
     }
+    if (plan.output_fill == GatherFill::kShifted) warps += words / kShiftedWords;
     const bool copies_elements = plan.output_fill == GatherFill::kElements ||
                                  plan.input_fill == GatherFill::kElements;
     const double copying = std::max(rows * kRowClocks, bytes / kFillBytes);
@@ -93,20 +100,22 @@ struct Search {
     return std::pow(powers, 1 / kOverlap) + kTileClocks;
   }
 
-  void choose_split(Tf32GradWeightPlan plan) {
+  void choose_split(GatheredGradWeightPlan plan) {
     plan.splits = 1;
     for (plan.stages = kMostStages; plan.stages >= 2; --plan.stages)
-      if (tf32_grad_weight_sizes(problem, plan).shared_bytes <= device.shared_per_block) break;
+      if (gathered_grad_weight_sizes(problem, plan).shared_bytes <= device.shared_per_block) break;
     if (plan.stages < 2) return;
-    const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(problem, plan);
+    const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(problem, plan);
     const RowRange rows = rows_of_block(sizes, 0);
     const GatherBox box =
         gather_box(sizes.axes, plan, taps_of_rows(sizes.axes, plan.slice, rows.first, rows.last));
     // What boxes of the copy engine and the table of lines count.
     int extent = std::max(box.span[0], box.span[1]);
-    if (plan.output_fill == GatherFill::kCopyEngine)
+    const int line_copies = plan.word_positions == 2 ? 2 * sizes.axes[2].stride : 1;
+    if (plan.output_fill != GatherFill::kElements)
       extent = std::max({extent, plan.output_channels_last ? box.span[2] : plan.slice,
-                         plan.output_channels_last ? box.column_pitch : box.channel_pitch});
+                         plan.output_channels_last ? box.column_pitch
+                                                   : box.channel_pitch * line_copies});
     if (extent > kMostGatherExtent) return;
     if (sizes.jobs > (1 << 20) || sizes.tiles == std::numeric_limits<int>::max()) return;
     const double tile = tile_clocks(plan, sizes, box);
@@ -136,7 +145,7 @@ struct Search {
     }
   }
 
-  void consider_positions(Tf32GradWeightPlan plan) {
+  void consider_positions(GatheredGradWeightPlan plan) {
     const auto& axes = problem.axes;
     const auto extent = [&](int axis) { return static_cast<int>(axes[axis].input); };
     const GatherFill warps_input = plan.input_fill;
@@ -148,52 +157,67 @@ struct Search {
           axes[2].stride * plan.tile[2] % plan.output_run != 0)
         continue;
       plan.input_fill = warps_input;
-      plan.row_positions = kGatherRowPositions;
-      consider_lines(plan);
-      if (!copies_input) continue;
-      // Rows of positions that the copy engine brings.
+      plan.row_words = kGatherRowWords;
+      if (plan.word_positions == 1) consider_lines(plan);
+      // Rows of positions that the copy engine brings: of parts of lines, or of whole lines.
       plan.input_fill = GatherFill::kCopyEngine;
-      for (plan.row_positions = 8; plan.row_positions < 32 && plan.row_positions < even;)
-        plan.row_positions *= 2;
-      plan.tile[2] = (even + plan.row_positions - 1) / plan.row_positions * plan.row_positions;
+      const auto choose_row = [&](int positions) {
+        plan.row_words = kGatherDepth;
+        while (plan.row_words < kGatherRowWords && plan.row_positions() < positions)
+          plan.row_words *= 2;
+      };
+      if (parts_w == 1 && dense_lines && even % plan.word_positions == 0) {
+        plan.whole_lines = true;
+        choose_row(kMostPositions);
+        for (; plan.row_words >= kGatherDepth; plan.row_words /= 2) consider_lines(plan);
+        plan.whole_lines = false;
+      }
+      if (!copies_input) continue;
+      choose_row(even);
+      plan.tile[2] = (even + plan.row_positions() - 1) / plan.row_positions() * plan.row_positions();
       consider_lines(plan);
     }
   }
 
-  void consider_lines(Tf32GradWeightPlan plan) {
+  void consider_lines(GatheredGradWeightPlan plan) {
     const auto& axes = problem.axes;
     const auto extent = [&](int axis) { return static_cast<int>(axes[axis].input); };
     if (plan.tile[2] > kMostGatherExtent) return;
-    {
-      for (int h = std::min({extent(1), kMostPositions / plan.tile[2], kMostGatherExtent}); h >= 1;
-           h = h > 8 ? h / 2 : h - 1) {
-        const int parts_h = (extent(1) + h - 1) / h;
-        plan.tile[1] = (extent(1) + parts_h - 1) / parts_h;
-        for (int d = 1; d * plan.tile[1] * plan.tile[2] <= kMostPositions; d *= 2) {
-          plan.tile[0] = std::min(d, extent(0));
-          if (plan.tile[0] > kMostGatherExtent) break;
-          const int positions = plan.tile[0] * plan.tile[1] * plan.tile[2];
-          const bool whole = plan.tile[0] == extent(0) && plan.tile[1] == extent(1) &&
-                             plan.tile[2] >= extent(2);
-          const int most =
-              whole ? static_cast<int>(std::min<int64_t>(
-                          {problem.batch, kMostPositions / positions, kMostGatherExtent}))
-                    : 1;
-          for (plan.samples = 1; plan.samples <= most; plan.samples *= 2)
-            if (plan.samples * positions >= kLeastPositions || plan.samples * 2 > most)
-              choose_split(plan);
-          if (d >= extent(0)) break;
-        }
+    for (int h = std::min({extent(1), kMostPositions / plan.tile[2], kMostGatherExtent}); h >= 1;
+         h = h > 8 ? h / 2 : h - 1) {
+      const int parts_h = (extent(1) + h - 1) / h;
+      plan.tile[1] = (extent(1) + parts_h - 1) / parts_h;
+      if (plan.whole_lines) {
+        // Rows begin with tiles, and on 16-byte boundaries.
+        while (plan.tile[1] * plan.tile[2] % plan.row_positions() != 0 &&
+               plan.tile[1] * plan.tile[2] < kMostPositions)
+          ++plan.tile[1];
+        if (plan.tile[1] * plan.tile[2] % plan.row_positions() != 0) continue;
+      }
+      for (int d = 1; d * plan.tile[1] * plan.tile[2] <= kMostPositions; d *= 2) {
+        plan.tile[0] = std::min(d, extent(0));
+        if (plan.tile[0] > kMostGatherExtent) break;
+        const int positions = plan.tile[0] * plan.tile[1] * plan.tile[2];
+        const bool whole = plan.tile[0] == extent(0) && plan.tile[1] >= extent(1) &&
+                           plan.tile[2] >= extent(2);
+        const int most =
+            whole ? static_cast<int>(std::min<int64_t>(
+                        {problem.batch, kMostPositions / positions, kMostGatherExtent}))
+                  : 1;
+        for (plan.samples = 1; plan.samples <= most; plan.samples *= 2)
+          if (plan.samples * positions >= kLeastPositions || plan.samples * 2 > most)
+            choose_split(plan);
+        if (d >= extent(0)) break;
       }
     }
   }
 
-  void consider_rows(Tf32GradWeightPlan plan) {
+  void consider_rows(GatheredGradWeightPlan plan) {
     const int64_t taps = problem.axes[0].kernel * problem.axes[1].kernel * problem.axes[2].kernel;
     const int64_t row_tiles = (taps * plan.slice + kGatherRows - 1) / kGatherRows;
     if (row_tiles > (1 << 16)) return;
     int before = 0;
-    for (const Tf32GradWeightShape& shape : kTf32GradWeightShapes) {
+    for (const GatheredGradWeightShape& shape : kGatheredGradWeightShapes) {
       if (shape.columns != plan.columns) continue;
       const auto per_block = std::min<int64_t>(2 * shape.tiles, row_tiles);
       plan.row_blocks = static_cast<int>((row_tiles + per_block - 1) / per_block);
@@ -206,11 +230,11 @@ struct Search {
     }
   }
 
-  void consider_channels(Tf32GradWeightPlan plan) {
+  void consider_channels(GatheredGradWeightPlan plan) {
     const int in = static_cast<int>(problem.in_channels_per_group());
     const int out = static_cast<int>(problem.out_channels_per_group());
     int columns_before = 0;
-    for (const Tf32GradWeightShape& shape : kTf32GradWeightShapes) {
+    for (const GatheredGradWeightShape& shape : kGatheredGradWeightShapes) {
       plan.columns = shape.columns;
       if (plan.columns == columns_before) continue;
       columns_before = plan.columns;
@@ -226,8 +250,8 @@ struct Search {
 };
 
 // Share of the products' rows and columns that are weights.
-double useful_share(const Problem& problem, const Tf32GradWeightPlan& plan) {
-  const Tf32GradWeightSizes sizes = tf32_grad_weight_sizes(problem, plan);
+double useful_share(const Problem& problem, const GatheredGradWeightPlan& plan) {
+  const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(problem, plan);
   const double taps = 1. * sizes.rows / plan.slice;
   return taps * sizes.out_channels * sizes.in_channels /
          (1. * sizes.output_slices * plan.row_blocks * 2 * plan.tiles * kGatherRows *
@@ -235,54 +259,79 @@ double useful_share(const Problem& problem, const Tf32GradWeightPlan& plan) {
 }
 
 // The most neighbours of such an extent, of channels or along w, that a copy can bring from one
-// boundary of theirs in memory to the next: 4, 2 or 1.
-int most_run(const TensorPointer& tensor, int fast, int64_t extent) {
+// boundary of theirs in memory to the next, of up to 16 bytes.
+int most_run(const TensorPointer& tensor, DataType type, int fast, int64_t extent) {
   if (tensor.stride[fast] != 1) return 1;
+  const int bytes = element_bytes(type);
   const auto fits = [&](int run) {
-    bool result = reinterpret_cast<uintptr_t>(tensor.data) % (4 * run) == 0 && extent % run == 0;
+    bool result =
+        reinterpret_cast<uintptr_t>(tensor.data) % (bytes * run) == 0 && extent % run == 0;
     for (int dim = 0; dim < 5; ++dim)
       result = result && (dim == fast || tensor.stride[dim] % run == 0);
     return result;
   };
-  return fits(4) ? 4 : fits(2) ? 2 : 1;
+  int run = 16 / bytes;
+  while (!fits(run)) run /= 2;
+  return run;
 }
 
 }  // namespace
 
-Planned<Tf32GradWeightPlan> plan_tf32_grad_weight(
+Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
     const Problem& problem, DataType type, const TensorPointer& grad_output,
     const TensorPointer& input, bool allow_tf32, const Device& device, bool even_if_slow,
-    Alternatives<Tf32GradWeightPlan>* alternatives) {
+    Alternatives<GatheredGradWeightPlan>* alternatives) {
   if (!device.has_wgmma) return Refusal{"the GPU or this build has no WGMMA (sm_90a)"};
-  if (type != DataType::kFloat32) return Refusal{"tensor cores have no products of this dtype"};
-  if (!allow_tf32) return Refusal{"its float32 products are TF32, which is not allowed"};
+  const bool pairs = type == DataType::kFloat16 || type == DataType::kBFloat16;
+  if (!pairs && type != DataType::kFloat32)
+    return Refusal{"tensor cores have no products of this dtype"};
+  if (!pairs && !allow_tf32)
+    return Refusal{"its float32 products are TF32, which is not allowed"};
   if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.batch == 0) return Refusal{"there are no positions"};
   constexpr int kChannel = 1, kColumn = 4;  // dimensions
-  Tf32GradWeightPlan start{};
-  start.output_channels_last =
-      most_run(grad_output, kChannel, problem.out_channels_per_group()) == 4;
-  start.output_run = start.output_channels_last
-                         ? 1
-                         : most_run(grad_output, kColumn, problem.axes[2].output);
-  start.output_fill = start.output_channels_last || start.output_run == 4 ? GatherFill::kCopyEngine
-                                                                          : GatherFill::kElements;
-  start.input_fill = most_run(input, kChannel, problem.in_channels_per_group()) == 4
-                         ? GatherFill::kTransposed
-                         : GatherFill::kElements;
-  const bool copies_input = most_run(input, kColumn, problem.axes[2].input) == 4;
-  static PlanCache<Tf32GradWeightPlan> cache;
-  const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow,
+  GatheredGradWeightPlan start{};
+  start.word_positions = pairs ? 2 : 1;
+  const int quad = 16 / element_bytes(type);
+  start.output_run = most_run(grad_output, type, kColumn, problem.axes[2].output);
+  const bool copies_input = most_run(input, type, kColumn, problem.axes[2].input) == quad;
+  // All lines of a plane as one.
+  const auto& [stride_n, stride_c, stride_d, stride_h, stride_w] = input.stride;
+  const bool dense_lines = reinterpret_cast<uintptr_t>(input.data) % 16 == 0 && stride_w == 1 &&
+                           stride_h == problem.axes[2].input && stride_n % quad == 0 &&
+                           stride_c % quad == 0 && stride_d % quad == 0;
+  if (pairs) {
+    if (problem.axes[2].stride > kMostGatherStride)
+      return Refusal{"a stride along the width has more residues than it counts"};
+    if (start.output_run != quad || !(copies_input || dense_lines))
+      return Refusal{"lines of 16-bit elements along the width are not multiples of 16 bytes"};
+    start.output_fill = GatherFill::kShifted;
+    start.input_fill = GatherFill::kCopyEngine;
+  } else {
+    start.output_channels_last =
+        most_run(grad_output, type, kChannel, problem.out_channels_per_group()) == quad;
+    if (start.output_channels_last) start.output_run = 1;
+    start.output_fill = start.output_channels_last || start.output_run == quad
+                            ? GatherFill::kCopyEngine
+                            : GatherFill::kElements;
+    start.input_fill = most_run(input, type, kChannel, problem.in_channels_per_group()) == quad
+                           ? GatherFill::kTransposed
+                           : GatherFill::kElements;
+  }
+  static PlanCache<GatheredGradWeightPlan> cache;
+  const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow, pairs,
                               start.output_channels_last, start.output_run,
-                              static_cast<int64_t>(start.input_fill), copies_input});
-  const auto find = [&]() -> Planned<Tf32GradWeightPlan> {
-    double input_bytes = 4. * problem.batch * problem.in_channels;
-    double output_bytes = 4. * problem.batch * problem.out_channels;
+                              static_cast<int64_t>(start.input_fill), copies_input,
+                              dense_lines});
+  const auto find = [&]() -> Planned<GatheredGradWeightPlan> {
+    double input_bytes = 1. * element_bytes(type) * problem.batch * problem.in_channels;
+    double output_bytes = 1. * element_bytes(type) * problem.batch * problem.out_channels;
     for (const Axis& axis : problem.axes) {
       input_bytes *= axis.input;
       output_bytes *= axis.output;
     }
-    Search search{problem, device, input_bytes + output_bytes, copies_input, alternatives};
+    Search search{problem,     device, input_bytes + output_bytes, copies_input,
+                  dense_lines, alternatives};
     search.consider_channels(start);
     if (!std::isfinite(search.clocks)) return Refusal{"no tile of it fits shared memory"};
     constexpr double kLeastUseful = 0.15;
@@ -290,8 +339,14 @@ Planned<Tf32GradWeightPlan> plan_tf32_grad_weight(
       return Refusal{"most rows and columns of a product would be padding"};
     return {search.best, search.clocks};
   };
-  const Planned<Tf32GradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
+  const Planned<GatheredGradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
   if (planned && !even_if_slow) {
+    if (pairs) {
+      const auto transposed =
+          plan_wgmma_grad_weight(problem, type, grad_output, input, device, false, nullptr);
+      if (transposed && transposed.clocks() < planned.clocks())
+        return Refusal{"wgmma_grad_weight is predicted to be faster"};
+    }
     constexpr double kClearly = 1.2;
     const auto portable = plan_gemm_grad_weight(problem, type, grad_output, input, device);
     if (portable && portable.clocks() < kClearly * planned.clocks())

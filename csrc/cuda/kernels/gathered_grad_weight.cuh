@@ -1,13 +1,15 @@
-// grad_weight in TF32 as one implicit matrix product on Hopper (wgmma, sm_90a):
+// grad_weight as one implicit matrix product on Hopper (wgmma, sm_90a), of TF32 values or, where w is
+// fastest in both operands, of 16 bits:
 //
 //   rows     pairs of a tap and an output channel
 //   columns  input channels
 //   depth    positions of the input, batch included
 //
 //   tiles    the copy engine, or warps, bring a tile of positions of the input, and what the taps
-//            meet of grad_output ("box"), into a ring in shared memory, rounded to TF32.
-//   left     grad_output at stride * position + tap: gathered from the box into registers, so that
-//            any stride, tap and layout costs the same.
+//            meet of grad_output ("box"), into a ring in shared memory, float32 rounded to TF32.
+//   left     grad_output at stride * position + tap: words gathered from the box into registers, so
+//            that any stride, tap and layout costs the same. In 16 bits a word is two positions, and
+//            there are copies of the box for odd taps and for residues of the stride.
 //   right    the input, positions fastest, which is how the matrix units read 32-bit operands.
 //   sums     stay in registers over all tiles of a block's share ("split"). Several shares write
 //            partial sums to a workspace, which a second kernel adds in a fixed order: the same bits
@@ -21,8 +23,9 @@
 #include <utility>
 
 #include "launch.cuh"
-#include "tf32_grad_weight_fill.cuh"
-#include "tf32_grad_weight_shapes.h"
+#include "scalar.cuh"
+#include "gathered_grad_weight_fill.cuh"
+#include "gathered_grad_weight_shapes.h"
 
 namespace convt3d {
 
@@ -45,7 +48,7 @@ __device__ __forceinline__ int fragment_row(int lane, int half) {
   return kChannelsLast ? lane / 4 * 2 + half : lane / 4 + 8 * half;
 }
 
-template <int kColumns, int kTiles, bool kChannelsLast>
+template <typename T, int kColumns, int kTiles, bool kChannelsLast>
 struct GatherConsumer {
   static constexpr int kBases = kChannelsLast ? 1 : 2;
 
@@ -79,21 +82,20 @@ struct GatherConsumer {
     wgmma_fence();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t)
-      WgmmaGathered<kColumns>::multiply(sums[t], fragments[kBuffer][t], right);
+      WgmmaGathered<T, kColumns>::multiply(sums[t], fragments[kBuffer][t], right);
     wgmma_commit();
   }
 
   // All tiles of the block's share.
-  __device__ __forceinline__ void run(const Tf32GradWeightArguments& args,
+  __device__ __forceinline__ void run(const GatheredGradWeightArguments& args,
                                       const GatherShared& shared, int count) {
     const int lane = static_cast<int>(threadIdx.x) % 32, steps = args.sizes.steps;
-    const int row_positions = args.plan.row_positions;
-    const MatrixAddress right(shared_address(shared.stages), 16, 8 * row_positions * 4,
-                              row_positions / 4);
+    const int row_words = args.plan.row_words;
+    const MatrixAddress right(shared_address(shared.stages), 16, 8 * row_words * 4, row_words / 4);
     // In 16-byte units: a k-step within a row of positions, and from a row's last to the next's.
     constexpr uint32_t kWithin = 2;
-    const uint32_t row_steps = row_positions / kGatherDepth;  // a power of two
-    const uint32_t next_row = kColumns * row_positions / 4 - (row_steps - 1) * kWithin;
+    const uint32_t row_steps = row_words / kGatherDepth;  // a power of two
+    const uint32_t next_row = kColumns * row_words / 4 - (row_steps - 1) * kWithin;
     int stage = 0;
     uint32_t parity = 0, unfreed = 0;
     pin_all(sums);
@@ -140,7 +142,7 @@ struct GatherConsumer {
 constexpr int64_t kNoGatheredWeight = -1;
 
 // Of the weights of a row, that of the first input channel; kNoGatheredWeight where it has none.
-__device__ __forceinline__ int64_t place_of_row(const Tf32GradWeightArguments& args,
+__device__ __forceinline__ int64_t place_of_row(const GatheredGradWeightArguments& args,
                                                 const GatherJob& job, int row) {
   const GatherAxis(&axes)[3] = args.sizes.axes;
   const int slice = args.plan.slice, own = row % slice;
@@ -164,13 +166,13 @@ __device__ __forceinline__ int gathered_column(int thread, int i) {
   return i / 4 * 8 + thread % 4 * 2 + i % 2;
 }
 
-template <int kColumns, int kTiles, bool kChannelsLast>
+template <typename T, int kColumns, int kTiles, bool kChannelsLast>
 __global__ void __launch_bounds__(kGatherThreads, 1)
-    tf32_grad_weight_kernel(const __grid_constant__ Tf32GradWeightArguments args) {
+    gathered_grad_weight_kernel(const __grid_constant__ GatheredGradWeightArguments args) {
 #ifdef CONVT3D_HAS_WGMMA
   extern __shared__ __align__(1024) char base[];  // period of the swizzle
-  const Tf32GradWeightPlan& plan = args.plan;
-  const Tf32GradWeightSizes& sizes = args.sizes;
+  const GatheredGradWeightPlan& plan = args.plan;
+  const GatheredGradWeightSizes& sizes = args.sizes;
   const GatherShared shared(base, args);
   const auto jobs = static_cast<unsigned>(sizes.jobs);
   const unsigned job_index = blockIdx.x % jobs;
@@ -185,18 +187,19 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
                                            (fills_by_warps(plan) ? 32 * kGatherFillWarps : 0));
       barrier_init(shared.empty(stage), 2 * kWarpgroupThreads);
       barrier_init(shared.staged(stage), 1);
+      barrier_init(shared.unstaged(stage), 32 * kGatherFillWarps);
     }
     fence_barrier_init();
   }
   // What is never filled pads a product, and must be zero or finite.
   for (int at = threadIdx.x * 16; at < sizes.steps_at; at += kGatherThreads * 16)
     *reinterpret_cast<uint4*>(base + at) = uint4{0, 0, 0, 0};
-  // A k-step's positions j and j + 4 are lane j's.
+  // A k-step's words j and j + 4 are lane j's.
   for (int k = threadIdx.x; k < sizes.steps * kGatherDepth; k += kGatherThreads) {
-    const bool exists = k < sizes.positions;
-    const GatherPosition position = position_at(plan, exists ? k : 0);
+    const int index = k * plan.word_positions;
+    const GatherPosition position = position_at(plan, index < sizes.positions ? index : 0);
     shared.steps[k / 8 * 8 + k % 4 * 2 + k / 4 % 2] =
-        4 * position_offset(sizes.axes, box, position);
+        4 * position_offset(sizes.axes, box, plan, position);
     shared.positions[k] = static_cast<uint32_t>(position.sample | position.d << 8 |
                                                 position.h << 16) |
                           static_cast<uint32_t>(position.w) << 24;
@@ -217,9 +220,9 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
     const int warp = static_cast<int>(threadIdx.x) / 32 - 2 * kWarpgroupThreads / 32;
     if (warp == kGatherFillWarps) {
       if (fills_by_copies(plan) && threadIdx.x % 32 == 0)
-        gather_by_copies(args, job, taps, box, shared, first, last);
+        gather_by_copies<T>(args, job, taps, box, shared, first, last);
     } else if (fills_by_warps(plan)) {
-      gather_by_warps(args, job, taps, box, shared, first, last, warp);
+      gather_by_warps<T>(args, job, taps, box, shared, first, last, warp);
     }
     return;
   }
@@ -231,7 +234,7 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
   for (int t = 0; t < kTiles; ++t)
 #pragma unroll
     for (int i = 0; i < kColumns / 2; ++i) sums[t][i] = 0.f;
-  GatherConsumer<kColumns, kTiles, kChannelsLast> consumer{sums, {}, {}};
+  GatherConsumer<T, kColumns, kTiles, kChannelsLast> consumer{sums, {}, {}};
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -239,8 +242,8 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
       const int row = rows.first + (first_tile + t) * kGatherRows +
                       gathered_row<kChannelsLast>(thread, 2 * half);
       // Rows that do not exist are multiplied like another one.
-      consumer.bases[t][half] = 4 * row_offset(sizes.axes, box, taps, plan.slice,
-                                               row <= rows.last ? row : rows.first);
+      consumer.bases[t][half] =
+          4 * row_offset(sizes.axes, plan, box, taps, row <= rows.last ? row : rows.first);
     }
   }
   consumer.run(args, shared, last - first);
@@ -269,13 +272,13 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
                          rows.first + (first_tile + t) * kGatherRows +
                              gathered_row<kChannelsLast>(thread, 2 * half));
         if (place == kNoGatheredWeight) continue;
-        float* const result =
-            args.result + place +
+        T* const result =
+            static_cast<T*>(args.result) + place +
             (job.input_slice * kColumns + thread % 4 * 2) * args.result_row_stride;
 #pragma unroll
         for (int i = 0; i < kColumns / 2; ++i) {
           if (i / 2 % 2 != half || gathered_column(thread, i) >= columns) continue;
-          result[(i / 4 * 8 + i % 2) * args.result_row_stride] = sums[t][i];
+          result[(i / 4 * 8 + i % 2) * args.result_row_stride] = Convert<T>::from(sums[t][i]);
         }
       }
     }
@@ -285,10 +288,10 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
 
 // ---- Sum of the partial results ----------------------------------------------------------------
 // A block adds up the splits of one register of a product.
-template <bool kChannelsLast>
+template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(kWarpgroupThreads)
-    sum_gathered(const __grid_constant__ Tf32GradWeightArguments args) {
-  const Tf32GradWeightPlan& plan = args.plan;
+    sum_gathered(const __grid_constant__ GatheredGradWeightArguments args) {
+  const GatheredGradWeightPlan& plan = args.plan;
   const int thread = static_cast<int>(threadIdx.x);
   unsigned index = blockIdx.x;
   const int i = static_cast<int>(index % (plan.columns / 2));
@@ -305,14 +308,16 @@ __global__ void __launch_bounds__(kWarpgroupThreads)
   float sum = 0;
 #pragma unroll 8
   for (int split = 0; split < plan.splits; ++split) sum += source[split * args.sizes.partials];
-  args.result[place + (job.input_slice * plan.columns + column) * args.result_row_stride] = sum;
+  static_cast<T*>(
+      args.result)[place + (job.input_slice * plan.columns + column) * args.result_row_stride] =
+      Convert<T>::from(sum);
 }
 
 // ---- Launch ------------------------------------------------------------------------------------
-template <int kIndex, bool kChannelsLast>
-cudaError_t launch_gathered_shape(const Tf32GradWeightArguments& args, cudaStream_t stream) {
-  constexpr Tf32GradWeightShape kShape = kTf32GradWeightShapes[kIndex];
-  const auto kernel = tf32_grad_weight_kernel<kShape.columns, kShape.tiles, kChannelsLast>;
+template <typename T, int kIndex, bool kChannelsLast>
+cudaError_t launch_gathered_shape(const GatheredGradWeightArguments& args, cudaStream_t stream) {
+  constexpr GatheredGradWeightShape kShape = kGatheredGradWeightShapes[kIndex];
+  const auto kernel = gathered_grad_weight_kernel<T, kShape.columns, kShape.tiles, kChannelsLast>;
   const cudaError_t status = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
   if (status != cudaSuccess) return status;
@@ -320,26 +325,26 @@ cudaError_t launch_gathered_shape(const Tf32GradWeightArguments& args, cudaStrea
   return launch_kernel(kernel, blocks, kGatherThreads, args.sizes.shared_bytes, stream, args);
 }
 
-template <bool kChannelsLast, size_t... kIndex>
-cudaError_t find_gathered_shape(const Tf32GradWeightArguments& args, cudaStream_t stream,
+template <typename T, bool kChannelsLast, size_t... kIndex>
+cudaError_t find_gathered_shape(const GatheredGradWeightArguments& args, cudaStream_t stream,
                                 std::index_sequence<kIndex...>) {
   // The first instance with enough tiles: they are sorted.
   cudaError_t status = cudaErrorInvalidValue;
-  (void)((kTf32GradWeightShapes[kIndex].columns == args.plan.columns &&
-          kTf32GradWeightShapes[kIndex].tiles >= args.plan.tiles &&
-          (status = launch_gathered_shape<kIndex, kChannelsLast>(args, stream), true)) ||
+  (void)((kGatheredGradWeightShapes[kIndex].columns == args.plan.columns &&
+          kGatheredGradWeightShapes[kIndex].tiles >= args.plan.tiles &&
+          (status = launch_gathered_shape<T, kIndex, kChannelsLast>(args, stream), true)) ||
          ...);
   return status;
 }
 
 // `kChannelsLast`: grad_output's layout.
-template <bool kChannelsLast>
-cudaError_t launch_tf32_grad_weight_of(const Tf32GradWeightArguments& args, cudaStream_t stream) {
-  const cudaError_t status = find_gathered_shape<kChannelsLast>(
-      args, stream, std::make_index_sequence<std::size(kTf32GradWeightShapes)>{});
+template <typename T, bool kChannelsLast>
+cudaError_t launch_gathered_grad_weight_of(const GatheredGradWeightArguments& args, cudaStream_t stream) {
+  const cudaError_t status = find_gathered_shape<T, kChannelsLast>(
+      args, stream, std::make_index_sequence<std::size(kGatheredGradWeightShapes)>{});
   if (status != cudaSuccess || args.workspace == nullptr) return status;
   const auto blocks = static_cast<unsigned>(args.sizes.partials / kWarpgroupThreads);
-  return launch_kernel(sum_gathered<kChannelsLast>, blocks, kWarpgroupThreads, 0, stream, args);
+  return launch_kernel(sum_gathered<T, kChannelsLast>, blocks, kWarpgroupThreads, 0, stream, args);
 }
 
 }  // namespace convt3d

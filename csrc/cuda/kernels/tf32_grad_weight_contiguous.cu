@@ -1,6 +1,0 @@
-#include "tf32_grad_weight.cuh"
-
-namespace convt3d {
-template cudaError_t launch_tf32_grad_weight_of<false>(const Tf32GradWeightArguments&,
-                                                       cudaStream_t);
-}  // namespace convt3d
