@@ -160,6 +160,7 @@ __device__ inline void gather_by_copies(const GatheredGradWeightArguments& args,
     const int x = from.w - box.lead;
     const bool channels_first = !shifted && plan.output_channels_last;
     if (shifted) barrier_expect(barrier, box.span[0] * plane_bytes);
+#pragma unroll 1
     for (int d = 0; d < box.span[0]; ++d)
       copy_tensor(target + d * box.plane_pitch * line_words * 4, &args.maps[0], barrier,
                   channels_first ? first_output : x, channels_first ? x : first_output, from.h,
@@ -193,13 +194,15 @@ __device__ inline void gather_by_copies(const GatheredGradWeightArguments& args,
       if (plan.whole_lines) {
         const int plane = plan.tile[1] * plan.tile[2];
         uint32_t to = target;
-        for (int sample = 0; sample < plan.samples; ++sample)
-          for (int d = 0; d < plan.tile[0]; ++d)
-            for (int row = 0; row < plane; row += side, to += row_bytes)
-              copy_tensor(to, &args.maps[1], full, tile.h * plan.tile[2] + row, first_input,
-                          tile.d + d, tile.sample + sample, 0);
+#pragma unroll 1
+        for (int index = 0; index < sizes.positions; index += side, to += row_bytes) {
+          const int d = index / plane % plan.tile[0], sample = index / plane / plan.tile[0];
+          copy_tensor(to, &args.maps[1], full, tile.h * plan.tile[2] + index % plane, first_input,
+                      tile.d + d, tile.sample + sample, 0);
+        }
       } else {
         const int lines = sizes.positions / plan.tile[2];
+#pragma unroll 1
         for (int first_w = 0; first_w < plan.tile[2]; first_w += side)
           copy_tensor(target + first_w / side * lines * row_bytes, &args.maps[1], full,
                       tile.w + first_w, first_input, tile.h, tile.d, tile.sample);
