@@ -50,6 +50,8 @@ def build(program: str) -> Path:
     [
         ("wgmma_data", 50),
         ("wgmma_grad_weight", 60),
+        ("gathered_grad_weight --type float32", 40),
+        ("gathered_grad_weight --type bfloat16 --layout contiguous", 40),
         ("gemm_data", 40),
         ("gemm_grad_weight", 40),
         ("depthwise", 100),
@@ -58,8 +60,9 @@ def build(program: str) -> Path:
     ],
 )
 def test_random_problems(configured: None, engine: str, count: int) -> None:
-    program = build(engine)
-    arguments = ["--seed", str(SEED * 1_000_003), "--count", str(count)]
+    name, *options = engine.split()
+    program = build(name)
+    arguments = ["--seed", str(SEED * 1_000_003), "--count", str(count), *options]
     run = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     found = re.fullmatch(r"(\d+) problems agree in (\d+) plans, (\d+) refused\n", run.stdout)

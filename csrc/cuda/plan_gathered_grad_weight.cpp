@@ -33,7 +33,9 @@ constexpr double kElementClocks = 2.8;  // per channel of a line, and of 32 lane
 constexpr double kElementColumnElementClocks = 3.3;
 constexpr double kElementBatchClocks = 128;    // eight channels of 32 positions of the input
 constexpr double kTransposedBatchClocks = 11;  // 32 channels of 16 positions
-constexpr double kShiftedWords = 12;           // of copies of pairs, per clock
+constexpr double kPairLatency = 650;  // where copies of pairs are made of what comes a tile ahead
+constexpr double kPairWords = 33;     // of these, per clock
+constexpr double kManyResiduesPairWords = 3;  // of a stride above 2
 constexpr double kOverlap = 4;              // what goes on at once: its norm of so many powers
 constexpr double kBlockClocks = 3760;       // start, tables, first tiles, storing
 constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
@@ -87,12 +89,14 @@ struct Search {
     } else {
       rows += 1. * sizes.positions / plan.row_positions() * plan.columns;
     }
-    if (plan.output_fill == GatherFill::kShifted) warps += words / kShiftedWords;
+    const bool pairs = plan.output_fill == GatherFill::kShifted;
+    if (pairs) warps += words / (sizes.axes[2].stride > 2 ? kManyResiduesPairWords : kPairWords);
     const bool copies_elements = plan.output_fill == GatherFill::kElements ||
                                  plan.input_fill == GatherFill::kElements;
     const double copying = std::max(rows * kRowClocks, bytes / kFillBytes);
     // A stage is filled while the others are multiplied.
-    const double latency = kCopyLatency + copies_elements * kElementLatency;
+    const double latency =
+        pairs ? kPairLatency : kCopyLatency + copies_elements * kElementLatency;
     const double filling = latency / (plan.stages - 1) + copying + warps;
     double powers = 0;
     for (double clocks : {products, filling, std::max(copying, warps)})

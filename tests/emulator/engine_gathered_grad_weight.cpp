@@ -39,7 +39,7 @@ Engine engine() {
           .tf32 = true,
           .ieee = false,
           .layouts = {Layout::kContiguous, Layout::kChannelsLast},
-          .family = {},
+          .family = {.lines = true, .products = 3e6},
           .runs = runs};
 }
 

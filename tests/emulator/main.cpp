@@ -154,7 +154,7 @@ Padding random_padding(const Engine& engine, std::mt19937_64& random) {
   const auto coin = [&random] { return random() % 2 == 0; };
   Padding result;
   if (coin()) return result;
-  const int unit = engine.family.aligned || coin() ? 8 : 1;
+  const int unit = engine.family.aligned || engine.family.lines || coin() ? 8 : 1;
   for (int& extra : result.extra) extra = coin() ? unit * static_cast<int>(random() % 3) : 0;
   result.offset = coin() ? unit * static_cast<int>(random() % 4) : 0;
   return result;

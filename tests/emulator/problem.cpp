@@ -69,12 +69,14 @@ Problem random_problem(std::mt19937_64& random, const Family& family) {
         axis = {axis.input, 0, kUsual[which][0], kUsual[which][1], kUsual[which][2], 0, 1};
       }
       if (family.heads && a == 2 && between(0, 3) > 0) axis.input = 4 * between(1, 8);
+      if (family.lines && a == 2 && between(0, 7) > 0) axis.input = 8 * between(1, 4);
       axis.output_padding = between(0, std::max(axis.stride, axis.dilation) - 1);
       set_output(axis);
     }
     const bool exists = std::all_of(problem.axes.begin(), problem.axes.end(),
                                     [](const Axis& axis) { return axis.output > 0; });
     const double products = products_of(problem);
+    if (family.lines && problem.axes[2].output % 8 != 0 && between(0, 31) > 0) continue;
     if (family.heads && problem.out_channels / problem.groups * problem.axes[0].kernel *
                                 problem.axes[1].kernel * problem.axes[2].kernel >
                             160)

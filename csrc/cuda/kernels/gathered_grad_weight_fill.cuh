@@ -424,6 +424,32 @@ __device__ __forceinline__ void shift_staged(const GatherBox& box, int stride, u
           at += pitch;
         }
       }
+    } else if (stride == 4) {
+      uint32_t v[18];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint4 unit = load_shared_unit(from + 16 * i);
+        v[4 * i] = unit.x;
+        v[4 * i + 1] = unit.y;
+        v[4 * i + 2] = unit.z;
+        v[4 * i + 3] = unit.w;
+      }
+      const uint2 last = load_shared_pair(from + 64);
+      v[16] = last.x;
+      v[17] = last.y;
+      uint32_t at = to;
+#pragma unroll
+      for (int copy = 0; copy < 8; ++copy) {
+        const int residue = copy / 2, first_word = copy % 2 * 2 + residue / 2;
+        const unsigned halves = residue % 2 == 0 ? 0x5410 : 0x7632;
+        if (box.copy_mask >> copy & 1) {
+          const auto word = [&](int i) {
+            return __byte_perm(v[4 * i + first_word], v[4 * i + first_word + 2], halves);
+          };
+          store_shared(at, {word(0), word(1), word(2), word(3)});
+          at += pitch;
+        }
+      }
     } else {
       uint32_t at = to;
 #pragma unroll 1
