@@ -11,7 +11,7 @@ CASE = make_case("engines", (2, 16, 9, 9, 9), 16, 3, s=2, p=1, op=1)
 ENGINES = {
     "forward": ("depthwise", "im2col", "wgmma", "gemm", "direct"),
     "grad_input": ("depthwise", "im2col", "wgmma", "gemm", "direct"),
-    "grad_weight": ("depthwise", "im2col", "wgmma", "gemm", "direct"),
+    "grad_weight": ("depthwise", "im2col", "gathered", "wgmma", "gemm", "direct"),
 }
 
 
@@ -69,15 +69,18 @@ def test_engine_that_cannot_says_why(operator: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_wgmma_needs_tf32_for_float32(operator: str) -> None:
+@pytest.mark.parametrize(
+    ("operator", "engine"),
+    [("forward", "wgmma"), ("grad_input", "wgmma"), ("grad_weight", "gathered")],
+)
+def test_hopper_engines_need_tf32_for_float32(operator: str, engine: str) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("WGMMA is Hopper's alone")
     tensors = make_tensors(CASE, torch.float32, "cuda")
     with pytest.raises(RuntimeError, match="TF32, which is not allowed"):
-        in_engine(operator, "wgmma", tensors)
+        in_engine(operator, engine, tensors)
     torch.backends.cudnn.conv.fp32_precision = "tf32"
-    assert in_engine(operator, "wgmma", tensors).dtype == torch.float32
+    assert in_engine(operator, engine, tensors).dtype == torch.float32
 
 
 @pytest.mark.gpu

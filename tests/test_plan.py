@@ -270,6 +270,6 @@ def test_the_planned_engine_is_the_one_that_runs(name: str, dtype: str, layout: 
             call(operator, tensors, case)
             torch.cuda.synchronize()
         kernels = " ".join(event.key for event in profile.key_averages())
-        engines = ("depthwise", "im2col", "wgmma", "gemm", "direct")
+        engines = ("depthwise", "im2col", "gathered", "wgmma", "gemm", "direct")
         found = {word for word in engines if f"::{word}_" in kernels}
         assert found == {engine}, kernels

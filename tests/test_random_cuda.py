@@ -24,11 +24,12 @@ SEED = int(os.environ.get("CONVT3D_TEST_SEED", "0"))
 MOST_ELEMENTS = 3_000_000
 
 
-def random_case(rng: random.Random, name: str, heads: bool) -> Case:
+def random_case(rng: random.Random, name: str, family: str) -> Case:
     """Every axis on its own; half of the problems with tiles worth of positions.
 
-    Some are batches of small images, with channels enough to fill a tile with samples. With `heads`
-    there are few output channels, and inputs in whole runs.
+    Some are batches of small images, with channels enough to fill a tile with samples. Of the family
+    "heads" there are few output channels, and inputs in whole runs; of "lines", inputs and outputs
+    whose lines along the width are multiples of 16 bytes in 16 bits.
     """
     while True:
         groups = rng.choice([1, 1, 1, 1, 2, 3])
@@ -62,7 +63,7 @@ def random_case(rng: random.Random, name: str, heads: bool) -> Case:
             in_channels, out_channels = (
                 groups * rng.choice([32, 64, 64, 128, 256, rng.randint(1, 160)]) for _ in range(2)
             )
-        if heads:
+        if family == "heads":
             groups = rng.choice([1, 1, 1, 2])
             taps = kernel[0] * kernel[1] * kernel[2]
             if taps > 64:
@@ -71,6 +72,8 @@ def random_case(rng: random.Random, name: str, heads: bool) -> Case:
             out_channels = groups * rng.randint(1, min(8, 64 // taps))
             size = (size[0], size[1], 4 * rng.randint(1, 12))
             batch = min(batch, 3)
+        if family == "lines":
+            size = (size[0], size[1], 8 * rng.randint(1, 8))
         case = Case(
             name,
             batch,
@@ -84,6 +87,8 @@ def random_case(rng: random.Random, name: str, heads: bool) -> Case:
             groups,
             dilation,
         )
+        if family == "lines" and (depthwise or case.output[-1] % 8 != 0):
+            continue
         elements = torch.Size(case.output).numel() if min(case.output[2:]) > 0 else 0
         if 0 < elements <= MOST_ELEMENTS:
             return case
@@ -101,17 +106,24 @@ def wanted(operator: str, operands: tuple) -> Expected:
     return Expected(value, magnitude, terms=1, random=True)
 
 
-def engines_of(case: Case, dtype: torch.dtype, tf32: bool, heads: bool) -> tuple[str, ...]:
+def engines_of(
+    operator: str, case: Case, dtype: torch.dtype, tf32: bool, family: str
+) -> tuple[str, ...]:
     """The engines, but for the direct one, that this GPU has for most calls of this kind."""
-    if heads:
+    if family == "heads":
         return ("im2col",)
     per_group = (case.in_channels // case.groups, case.out_channels // case.groups)
     if case.groups > 1 and max(per_group) <= 4 and per_group[0] * per_group[1] <= 8:
         return ("depthwise",)
     if torch.cuda.get_device_capability() != (9, 0):
         return ("gemm",)
-    has_wgmma = dtype != torch.float32 or tf32
-    return ("gemm", "wgmma") if has_wgmma else ("gemm",)
+    if dtype == torch.float32 and not tf32:
+        return ("gemm",)
+    if operator != "grad_weight":
+        return ("gemm", "wgmma")
+    if family == "lines":
+        return ("gemm", "gathered")
+    return ("gemm", "gathered") if dtype == torch.float32 else ("gemm", "wgmma")
 
 
 def poison(elements: int, dtype: torch.dtype) -> None:
@@ -129,19 +141,21 @@ def same_bits(result: torch.Tensor, operator: str, operands: tuple, engine: str)
 
 @pytest.mark.parametrize("first", range(0, PROBLEMS, CHUNK))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("heads", [False, True], ids=["any", "heads"])
-def test_random_problems(heads: bool, dtype: torch.dtype, first: int) -> None:
+@pytest.mark.parametrize("family", ["any", "heads", "lines"])
+def test_random_problems(family: str, dtype: torch.dtype, first: int) -> None:
     precisions = ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
     asked, refused = Counter[str](), Counter[str]()
     for index in range(first, first + CHUNK):
         seed = SEED * 1_000_003 + index
         rng = random.Random(seed)
-        case = random_case(rng, f"seed {seed}", heads)
+        case = random_case(rng, f"seed {seed}", family)
         layout = rng.choice(
             ["contiguous", "contiguous", "channels_last_3d", "channels_last_3d", "sliced"]
         )
+        if family == "lines":
+            layout = "contiguous"
         tensors = make_tensors(case, dtype, "cuda", layout, seed)
-        for operator in OPERATORS:
+        for operator in OPERATORS if family != "lines" else ("grad_weight",):
             operands = arguments(operator, tensors, case)
             reference = wanted(operator, operands)
             for precision in precisions:
@@ -155,7 +169,7 @@ def test_random_problems(heads: bool, dtype: torch.dtype, first: int) -> None:
                     last = getattr(torch.ops.convt3d, operator)(*alone)
                     assert torch.equal(last, result[-1:]), f"depends on the batch: {label}"
                 chosen = False
-                for engine in engines_of(case, dtype, tf32, heads):
+                for engine in engines_of(operator, case, dtype, tf32, family):
                     name = f"{operator} {engine} {precision}"
                     asked[name] += 1
                     poison(reference.value.numel(), dtype)
@@ -169,7 +183,13 @@ def test_random_problems(heads: bool, dtype: torch.dtype, first: int) -> None:
                     chosen = chosen or torch.equal(forced, result)
                 if not chosen:
                     check(result, reference, label, tf32=tf32)
-                    others = ("gemm", "wgmma", "direct") if heads else ("im2col", "direct")
+                    others = (
+                        ("gemm", "wgmma", "direct")
+                        if family == "heads"
+                        else ("im2col", "wgmma", "direct")
+                    )
+                    if operator == "grad_weight":
+                        others = (*others, "gathered")
                     assert any(
                         same_bits(result, operator, operands, engine) for engine in others
                     ), f"bits of no engine: {label}"

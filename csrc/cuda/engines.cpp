@@ -7,16 +7,16 @@
 #include <string>
 
 #include "kernels/depthwise.h"
+#include "kernels/gathered_grad_weight.h"
 #include "kernels/gemm_data.h"
 #include "kernels/gemm_grad_weight.h"
 #include "kernels/im2col.h"
-#include "kernels/gathered_grad_weight.h"
 #include "kernels/wgmma_data.h"
 #include "kernels/wgmma_grad_weight.h"
 #include "plan_depthwise.h"
+#include "plan_gathered_grad_weight.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
-#include "plan_gathered_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -110,7 +110,7 @@ const char* run_im2col_grad_weight(const GradWeightCall& call, bool forced) {
 
 const char* run_gathered_grad_weight(const GradWeightCall& call, bool forced) {
   const auto plan = plan_gathered_grad_weight(call.problem, call.type, call.grad_output, call.input,
-                                          call.allow_tf32, call.device, forced);
+                                              call.allow_tf32, call.device, forced);
   if (!plan) return plan.refusal();
   const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(call.problem, *plan);
   const Tensor workspace = allocate_bytes(sizes.workspace_bytes, call.like);
@@ -120,7 +120,7 @@ const char* run_gathered_grad_weight(const GradWeightCall& call, bool forced) {
   return nullptr;
 }
 
-const char* run_transposed_grad_weight(const GradWeightCall& call, bool forced) {
+const char* run_wgmma_grad_weight(const GradWeightCall& call, bool forced) {
   const auto plan = plan_wgmma_grad_weight(call.problem, call.type, call.grad_output, call.input,
                                            call.device, forced);
   if (!plan) return plan.refusal();
@@ -130,13 +130,6 @@ const char* run_transposed_grad_weight(const GradWeightCall& call, bool forced) 
                                           call.input, call.result, workspace.data_ptr(),
                                           call.stream));
   return nullptr;
-}
-
-// Two kernels of one engine.
-const char* run_wgmma_grad_weight(const GradWeightCall& call, bool forced) {
-  if (is_gathered(call.type)) return run_gathered_grad_weight(call, forced);
-  if (run_gathered_grad_weight(call, false) == nullptr) return nullptr;
-  return run_transposed_grad_weight(call, forced);
 }
 
 const char* run_gemm_grad_weight(const GradWeightCall& call, bool) {
@@ -174,6 +167,7 @@ constexpr Engine<DataCall> kDataEngines[] = {
 };
 constexpr Engine<GradWeightCall> kGradWeightEngines[] = {
     {"depthwise", run_depthwise_grad_weight}, {"im2col", run_im2col_grad_weight},
+    {"gathered", run_gathered_grad_weight},  // Hopper's, one operand from registers
     {"wgmma", run_wgmma_grad_weight},         {"gemm", run_gemm_grad_weight},
     {"direct", run_direct_grad_weight},
 };

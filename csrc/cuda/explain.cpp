@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "plan_depthwise.h"
+#include "plan_gathered_grad_weight.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
-#include "plan_gathered_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -203,7 +203,8 @@ const char* name_of(GatherFill fill) {
                                            : "elements";
 }
 
-std::string facts_of(const PlanRequest& request, const GatheredGradWeightPlan& plan, double clocks) {
+std::string facts_of(const PlanRequest& request, const GatheredGradWeightPlan& plan,
+                     double clocks) {
   const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(request.problem, plan);
   const int64_t items = sizes.jobs * plan.splits;
   return common_facts(clocks, {plan.tile[0], plan.tile[1], plan.tile[2]}, items, items,
@@ -324,14 +325,16 @@ Verdict verdict_even_if_slow(const PlanRequest& request, Search&& search) {
   return verdict;
 }
 
-Verdict explain_wgmma_grad_weight(const PlanRequest& request, const Operands& operands) {
-  const Verdict gathered = verdict_even_if_slow<GatheredGradWeightPlan>(
+Verdict explain_gathered_grad_weight(const PlanRequest& request, const Operands& operands) {
+  return verdict_even_if_slow<GatheredGradWeightPlan>(
       request, [&](bool even_if_slow, Alternatives<GatheredGradWeightPlan>* alternatives) {
         return plan_gathered_grad_weight(request.problem, request.type, operands.grad_output,
                                          operands.input, request.allow_tf32, request.device,
                                          even_if_slow, alternatives);
       });
-  if (is_gathered(request.type) || gathered.refusal == nullptr) return gathered;
+}
+
+Verdict explain_wgmma_grad_weight(const PlanRequest& request, const Operands& operands) {
   return verdict_even_if_slow<WgmmaGradWeightPlan>(
       request, [&](bool even_if_slow, Alternatives<WgmmaGradWeightPlan>* alternatives) {
         return plan_wgmma_grad_weight(request.problem, request.type, operands.grad_output,
@@ -392,11 +395,10 @@ constexpr Engine kDataEngines[] = {{"depthwise", explain_depthwise},
                                    {"wgmma", explain_wgmma_data},
                                    {"gemm", explain_gemm_data},
                                    {"direct", explain_direct}};
-constexpr Engine kGradWeightEngines[] = {{"depthwise", explain_depthwise},
-                                         {"im2col", explain_im2col},
-                                         {"wgmma", explain_wgmma_grad_weight},
-                                         {"gemm", explain_gemm_grad_weight},
-                                         {"direct", explain_direct}};
+constexpr Engine kGradWeightEngines[] = {
+    {"depthwise", explain_depthwise},           {"im2col", explain_im2col},
+    {"gathered", explain_gathered_grad_weight}, {"wgmma", explain_wgmma_grad_weight},
+    {"gemm", explain_gemm_grad_weight},         {"direct", explain_direct}};
 
 }  // namespace
 

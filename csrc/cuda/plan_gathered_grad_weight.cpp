@@ -20,14 +20,14 @@ constexpr int kLeastPositions = 32, kMostPositions = 512;  // per tile
 
 // ---- Cost model, in clocks of one multiprocessor (H200) -----------------------------------------
 // Fitted to 820 measurements of plans of the benchmark's cases (docs/performance.md).
-constexpr double kStepClocks = 91;           // per k-step, of both warpgroups
-constexpr double kConflictClocks = 7;        // more per product, of rows in half of the banks
-constexpr double kTileClocks = 885;          // per tile: barriers, first rows
-constexpr double kCopyLatency = 1880;        // from a free stage to its first bytes
-constexpr double kRowClocks = 3;             // per row of a copy of the copy engine
-constexpr double kFillBytes = 42;            // per clock
-constexpr double kElementLatency = 3960;     // more where warps copy elements
-constexpr double kElementLineClocks = 19;    // per line, and per 32 lanes' columns of it
+constexpr double kStepClocks = 91;         // per k-step, of both warpgroups
+constexpr double kConflictClocks = 7;      // more per product, of rows in half of the banks
+constexpr double kTileClocks = 885;        // per tile: barriers, first rows
+constexpr double kCopyLatency = 1880;      // from a free stage to its first bytes
+constexpr double kRowClocks = 3;           // per row of a copy of the copy engine
+constexpr double kFillBytes = 42;          // per clock
+constexpr double kElementLatency = 3960;   // more where warps copy elements
+constexpr double kElementLineClocks = 19;  // per line, and per 32 lanes' columns of it
 constexpr double kElementColumnClocks = 54;
 constexpr double kElementClocks = 2.8;  // per channel of a line, and of 32 lanes' columns
 constexpr double kElementColumnElementClocks = 3.3;
@@ -36,10 +36,10 @@ constexpr double kTransposedBatchClocks = 11;  // 32 channels of 16 positions
 constexpr double kPairLatency = 650;  // where copies of pairs are made of what comes a tile ahead
 constexpr double kPairWords = 33;     // of these, per clock
 constexpr double kManyResiduesPairWords = 3;  // of a stride above 2
-constexpr double kOverlap = 4;              // what goes on at once: its norm of so many powers
-constexpr double kBlockClocks = 3760;       // start, tables, first tiles, storing
-constexpr double kSumBytesPerClock = 1500;  // of the whole GPU
-constexpr double kStoresPerClock = 90;      // scattered weights, of the whole GPU
+constexpr double kOverlap = 4;                // what goes on at once: its norm of so many powers
+constexpr double kBlockClocks = 3760;         // start, tables, first tiles, storing
+constexpr double kSumBytesPerClock = 1500;    // of the whole GPU
+constexpr double kStoresPerClock = 90;        // scattered weights, of the whole GPU
 
 struct Search {
   const Problem& problem;
@@ -61,8 +61,8 @@ struct Search {
   double tile_clocks(const GatheredGradWeightPlan& plan, const GatheredGradWeightSizes& sizes,
                      const GatherBox& box) const {
     const auto chunks = [](double value, double size) { return std::ceil(value / size); };
-    const bool conflicts = !plan.output_channels_last && plan.word_positions == 1 &&
-                           sizes.axes[2].stride % 2 == 0;
+    const bool conflicts =
+        !plan.output_channels_last && plan.word_positions == 1 && sizes.axes[2].stride % 2 == 0;
     const double product =
         std::max(plan.columns / 2., 16 + plan.columns / 4. + conflicts * kConflictClocks);
     const int tiles = 2 * instance_tiles(plan.columns, plan.tiles);
@@ -76,8 +76,9 @@ struct Search {
     double rows = 0, warps = 0;
     if (plan.output_fill == GatherFill::kElements) {
       const double columns_of_lanes = chunks(box.span[2], 32 * plan.output_run);
-      warps += lines * (kElementLineClocks + kElementColumnClocks * columns_of_lanes +
-                        channels * (kElementClocks + kElementColumnElementClocks * columns_of_lanes));
+      warps +=
+          lines * (kElementLineClocks + kElementColumnClocks * columns_of_lanes +
+                   channels * (kElementClocks + kElementColumnElementClocks * columns_of_lanes));
     } else {
       rows += lines * (plan.output_channels_last ? box.span[2] : plan.slice);
     }
@@ -91,12 +92,11 @@ struct Search {
     }
     const bool pairs = plan.output_fill == GatherFill::kShifted;
     if (pairs) warps += words / (sizes.axes[2].stride > 2 ? kManyResiduesPairWords : kPairWords);
-    const bool copies_elements = plan.output_fill == GatherFill::kElements ||
-                                 plan.input_fill == GatherFill::kElements;
+    const bool copies_elements =
+        plan.output_fill == GatherFill::kElements || plan.input_fill == GatherFill::kElements;
     const double copying = std::max(rows * kRowClocks, bytes / kFillBytes);
     // A stage is filled while the others are multiplied.
-    const double latency =
-        pairs ? kPairLatency : kCopyLatency + copies_elements * kElementLatency;
+    const double latency = pairs ? kPairLatency : kCopyLatency + copies_elements * kElementLatency;
     const double filling = latency / (plan.stages - 1) + copying + warps;
     double powers = 0;
     for (double clocks : {products, filling, std::max(copying, warps)})
@@ -117,9 +117,9 @@ struct Search {
     int extent = std::max(box.span[0], box.span[1]);
     const int line_copies = plan.word_positions == 2 ? 2 * sizes.axes[2].stride : 1;
     if (plan.output_fill != GatherFill::kElements)
-      extent = std::max({extent, plan.output_channels_last ? box.span[2] : plan.slice,
-                         plan.output_channels_last ? box.column_pitch
-                                                   : box.channel_pitch * line_copies});
+      extent = std::max(
+          {extent, plan.output_channels_last ? box.span[2] : plan.slice,
+           plan.output_channels_last ? box.column_pitch : box.channel_pitch * line_copies});
     if (extent > kMostGatherExtent) return;
     if (sizes.jobs > (1 << 20) || sizes.tiles == std::numeric_limits<int>::max()) return;
     const double tile = tile_clocks(plan, sizes, box);
@@ -127,14 +127,13 @@ struct Search {
       plan.splits = static_cast<int>(std::clamp<int64_t>(
           static_cast<int64_t>(waves) * device.multiprocessors / sizes.jobs, 1, sizes.tiles));
       if (plan.splits > 1)
-        plan.splits = static_cast<int>(
-            std::min<int64_t>(plan.splits, kMostWorkspace / (sizes.partials * 4)));
+        plan.splits =
+            static_cast<int>(std::min<int64_t>(plan.splits, kMostWorkspace / (sizes.partials * 4)));
       plan.splits = std::max(plan.splits, 1);
       const int per_split = (sizes.tiles + plan.splits - 1) / plan.splits;
       plan.splits = (sizes.tiles + per_split - 1) / per_split;
       const double blocks = static_cast<double>(sizes.jobs) * plan.splits;
-      double cost =
-          std::ceil(blocks / device.multiprocessors) * (per_split * tile + kBlockClocks);
+      double cost = std::ceil(blocks / device.multiprocessors) * (per_split * tile + kBlockClocks);
       cost = std::max(cost, tensor_bytes / kMemoryBytes / device.multiprocessors);
       if (plan.splits > 1) cost += 8. * plan.splits * sizes.partials / kSumBytesPerClock;
       cost += sizes.partials / kStoresPerClock;
@@ -178,7 +177,8 @@ struct Search {
       }
       if (!copies_input) continue;
       choose_row(even);
-      plan.tile[2] = (even + plan.row_positions() - 1) / plan.row_positions() * plan.row_positions();
+      plan.tile[2] =
+          (even + plan.row_positions() - 1) / plan.row_positions() * plan.row_positions();
       consider_lines(plan);
     }
   }
@@ -202,12 +202,12 @@ struct Search {
         plan.tile[0] = std::min(d, extent(0));
         if (plan.tile[0] > kMostGatherExtent) break;
         const int positions = plan.tile[0] * plan.tile[1] * plan.tile[2];
-        const bool whole = plan.tile[0] == extent(0) && plan.tile[1] >= extent(1) &&
-                           plan.tile[2] >= extent(2);
-        const int most =
-            whole ? static_cast<int>(std::min<int64_t>(
-                        {problem.batch, kMostPositions / positions, kMostGatherExtent}))
-                  : 1;
+        const bool whole =
+            plan.tile[0] == extent(0) && plan.tile[1] >= extent(1) && plan.tile[2] >= extent(2);
+        const int most = whole
+                             ? static_cast<int>(std::min<int64_t>(
+                                   {problem.batch, kMostPositions / positions, kMostGatherExtent}))
+                             : 1;
         for (plan.samples = 1; plan.samples <= most; plan.samples *= 2)
           if (plan.samples * positions >= kLeastPositions || plan.samples * 2 > most)
             choose_split(plan);
@@ -289,8 +289,7 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
   const bool pairs = type == DataType::kFloat16 || type == DataType::kBFloat16;
   if (!pairs && type != DataType::kFloat32)
     return Refusal{"tensor cores have no products of this dtype"};
-  if (!pairs && !allow_tf32)
-    return Refusal{"its float32 products are TF32, which is not allowed"};
+  if (!pairs && !allow_tf32) return Refusal{"its float32 products are TF32, which is not allowed"};
   if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.batch == 0) return Refusal{"there are no positions"};
   constexpr int kChannel = 1, kColumn = 4;  // dimensions
@@ -325,8 +324,7 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
   static PlanCache<GatheredGradWeightPlan> cache;
   const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow, pairs,
                               start.output_channels_last, start.output_run,
-                              static_cast<int64_t>(start.input_fill), copies_input,
-                              dense_lines});
+                              static_cast<int64_t>(start.input_fill), copies_input, dense_lines});
   const auto find = [&]() -> Planned<GatheredGradWeightPlan> {
     double input_bytes = 1. * element_bytes(type) * problem.batch * problem.in_channels;
     double output_bytes = 1. * element_bytes(type) * problem.batch * problem.out_channels;
@@ -334,8 +332,8 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
       input_bytes *= axis.input;
       output_bytes *= axis.output;
     }
-    Search search{problem,     device, input_bytes + output_bytes, copies_input,
-                  dense_lines, alternatives};
+    Search search{problem,      device,      input_bytes + output_bytes,
+                  copies_input, dense_lines, alternatives};
     search.consider_channels(start);
     if (!std::isfinite(search.clocks)) return Refusal{"no tile of it fits shared memory"};
     constexpr double kLeastUseful = 0.15;
@@ -349,7 +347,7 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
       const auto transposed =
           plan_wgmma_grad_weight(problem, type, grad_output, input, device, false, nullptr);
       if (transposed && transposed.clocks() < planned.clocks())
-        return Refusal{"wgmma_grad_weight is predicted to be faster"};
+        return Refusal{"wgmma is predicted to be faster"};
     }
     constexpr double kClearly = 1.2;
     const auto portable = plan_gemm_grad_weight(problem, type, grad_output, input, device);

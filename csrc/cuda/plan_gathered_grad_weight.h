@@ -1,15 +1,12 @@
 // Whether grad_weight runs on Hopper's tensor cores with its left operand gathered into registers
-// (gathered_grad_weight), and with which tiles: of float32 as TF32, and of 16 bits where w is fastest.
-// Deterministic: a cost model, no timing.
+// (gathered_grad_weight), and with which tiles: of float32 as TF32, and of 16 bits where w is
+// fastest. Deterministic: a cost model, no timing.
 #pragma once
 
 #include "kernels/gathered_grad_weight_sizes.h"
 #include "plan.h"
 
 namespace convt3d {
-
-// Whether wgmma_grad_weight, which reads transposed operands, cannot have this dtype.
-inline bool is_gathered(DataType type) { return element_bytes(type) != 2; }
 
 // `even_if_slow`: where another kernel is taken to be faster, too. `alternatives`: also search
 // anew and collect what else is possible. Cached per problem; thread-safe.

@@ -308,8 +308,8 @@ void check_staged_lines(int lines, int span, int units) {
     if (times != 1) return complain("a block not staged once");
 }
 
-// Rows and positions of the gathering grad_weight kernel: what stands where they say, in a box filled
-// as its kernel does, is grad_output at stride * position - padding + dilation * tap.
+// Rows and positions of the gathering grad_weight kernel: what stands where they say, in a box
+// filled as its kernel does, is grad_output at stride * position - padding + dilation * tap.
 void check_gathered(const Axis& a, const convt3d::GatheredGradWeightPlan& plan, int first_row,
                     int last_row) {
   using namespace convt3d;
@@ -329,8 +329,8 @@ void check_gathered(const Axis& a, const convt3d::GatheredGradWeightPlan& plan, 
     for (int n = 0; n < plan.samples; ++n)
       for (int h = 0; h < box.span[1]; ++h)
         for (int c = 0; c < plan.slice; ++c) {
-          const int at = d * box.plane_pitch + (n * box.span[1] + h) * box.line_pitch +
-                         c * box.channel_pitch;
+          const int at =
+              d * box.plane_pitch + (n * box.span[1] + h) * box.line_pitch + c * box.channel_pitch;
           const int columns = box.lead + box.span[2];
           if (plan.word_positions == 1) {
             for (int x = 0; x < columns; ++x) {
@@ -370,8 +370,8 @@ void check_gathered(const Axis& a, const convt3d::GatheredGradWeightPlan& plan, 
     }
 }
 
-// The units of the right operand: each its own, and those of eight neighbouring columns in different
-// banks.
+// The units of the right operand: each its own, and those of eight neighbouring columns in
+// different banks.
 void check_columns(int row_words, int columns) {
   convt3d::GatheredGradWeightPlan plan{};
   plan.row_words = row_words;
@@ -392,7 +392,7 @@ void check_gathered(const Axis& a) {
     plan.word_positions = mode == 4 ? 2 : 1;
     plan.output_channels_last = mode == 0;
     plan.output_run = mode == 0 ? 1 : mode == 4 ? 8 : 1 << (mode - 1);
-    plan.output_fill = mode == 4               ? GatherFill::kShifted
+    plan.output_fill = mode == 4                ? GatherFill::kShifted
                        : mode == 0 || mode == 3 ? GatherFill::kCopyEngine
                                                 : GatherFill::kElements;
     plan.input_fill = mode == 4 ? GatherFill::kCopyEngine : GatherFill::kElements;

@@ -7,26 +7,28 @@ namespace {
 
 std::string text_of(const GatheredGradWeightPlan& plan, const GatheredGradWeightSizes& sizes) {
   char text[300];
-  std::snprintf(text, sizeof(text),
-                "columns %d, tiles %d, slice %d, row_blocks %d, samples %d, tile %dx%dx%d, rows of %d%s, "
-                "fill %d and %d, stages %d, splits %d, %d jobs",
-                plan.columns, plan.tiles, plan.slice, plan.row_blocks, plan.samples, plan.tile[0],
-                plan.tile[1], plan.tile[2], plan.row_positions(),
-                plan.whole_lines ? " over lines" : "", static_cast<int>(plan.output_fill),
-                static_cast<int>(plan.input_fill), plan.stages, plan.splits, static_cast<int>(sizes.jobs));
+  std::snprintf(
+      text, sizeof(text),
+      "columns %d, tiles %d, slice %d, row_blocks %d, samples %d, tile %dx%dx%d, rows of %d%s, "
+      "fill %d and %d, stages %d, splits %d, %d jobs",
+      plan.columns, plan.tiles, plan.slice, plan.row_blocks, plan.samples, plan.tile[0],
+      plan.tile[1], plan.tile[2], plan.row_positions(), plan.whole_lines ? " over lines" : "",
+      static_cast<int>(plan.output_fill), static_cast<int>(plan.input_fill), plan.stages,
+      plan.splits, static_cast<int>(sizes.jobs));
   return text;
 }
 
 std::vector<Run> runs(const Trial& trial) {
   Alternatives<GatheredGradWeightPlan> alternatives;
   const auto best = plan_gathered_grad_weight(trial.problem, trial.type, trial.first, trial.second,
-                                          true, trial.device, true, &alternatives);
+                                              true, trial.device, true, &alternatives);
   return runs_of(best, alternatives, [&](const GatheredGradWeightPlan& plan) {
     const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(trial.problem, plan);
     return Run{text_of(plan, sizes), [&trial, plan, sizes] {
                  Scratch workspace(sizes.workspace_bytes);
-                 return launch_gathered_grad_weight(trial.problem, trial.type, plan, trial.first, trial.second,
-                                                trial.result, workspace.data(), nullptr);
+                 return launch_gathered_grad_weight(trial.problem, trial.type, plan, trial.first,
+                                                    trial.second, trial.result, workspace.data(),
+                                                    nullptr);
                }};
   });
 }

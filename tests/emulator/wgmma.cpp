@@ -86,8 +86,8 @@ void load_fragments(const Issued& issued, float (*out)[kMostColumns]) {
   for (int lane = 0; lane < kWarpThreads; ++lane)
     for (int i = 0; i < 4; ++i) {
       float loaded[2];
-      load_values(issued.product.element,
-                  reinterpret_cast<const char*>(issued.fragments[lane] + i), 4, loaded);
+      load_values(issued.product.element, reinterpret_cast<const char*>(issued.fragments[lane] + i),
+                  4, loaded);
       for (int j = 0; j < values; ++j)
         out[(lane % 4 + 4 * (i / 2)) * values + j][lane / 4 + 8 * (i % 2)] = loaded[j];
     }
@@ -123,8 +123,7 @@ void check_exit(int thread) {
 
 }  // namespace
 
-void wgmma(const WgmmaProduct& product, float* sums, const Where& where,
-           const uint32_t* fragment) {
+void wgmma(const WgmmaProduct& product, float* sums, const Where& where, const uint32_t* fragment) {
   static const bool registered = (add_exit_check(check_exit), true);
   (void)registered;
   WarpQueue& queue = queues[this_warp()];

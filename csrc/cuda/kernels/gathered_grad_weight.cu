@@ -1,5 +1,5 @@
-#include "tensor_map.h"
 #include "gathered_grad_weight.cuh"
+#include "tensor_map.h"
 
 namespace convt3d {
 
@@ -45,9 +45,7 @@ cudaError_t launch_gathered_grad_weight(const Problem& problem, DataType type,
             ? DenseBox{{1, 4, 3, 2, 0},
                        {box.column_pitch, box.span[2], box.span[1], 1, plan.samples},
                        0}
-            : DenseBox{{4, 1, 3, 2, 0},
-                       {line, plan.slice, box.span[1], 1, plan.samples},
-                       0};
+            : DenseBox{{4, 1, 3, 2, 0}, {line, plan.slice, box.span[1], 1, plan.samples}, 0};
     status = describe_box(grad_output, type, sizes, copied, &args.maps[0]);
   }
   if (plan.input_fill != GatherFill::kElements && status == cudaSuccess) {

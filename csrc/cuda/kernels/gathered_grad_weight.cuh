@@ -1,5 +1,5 @@
-// grad_weight as one implicit matrix product on Hopper (wgmma, sm_90a), of TF32 values or, where w is
-// fastest in both operands, of 16 bits:
+// grad_weight as one implicit matrix product on Hopper (wgmma, sm_90a), of TF32 values or, where w
+// is fastest in both operands, of 16 bits:
 //
 //   rows     pairs of a tap and an output channel
 //   columns  input channels
@@ -8,12 +8,12 @@
 //   tiles    the copy engine, or warps, bring a tile of positions of the input, and what the taps
 //            meet of grad_output ("box"), into a ring in shared memory, float32 rounded to TF32.
 //   left     grad_output at stride * position + tap: words gathered from the box into registers, so
-//            that any stride, tap and layout costs the same. In 16 bits a word is two positions, and
-//            there are copies of the box for odd taps and for residues of the stride.
+//            that any stride, tap and layout costs the same. In 16 bits a word is two positions,
+//            and there are copies of the box for odd taps and for residues of the stride.
 //   right    the input, positions fastest, which is how the matrix units read 32-bit operands.
 //   sums     stay in registers over all tiles of a block's share ("split"). Several shares write
-//            partial sums to a workspace, which a second kernel adds in a fixed order: the same bits
-//            in every run.
+//            partial sums to a workspace, which a second kernel adds in a fixed order: the same
+//            bits in every run.
 //
 // What a tile reads outside a tensor is zero, but positions outside the input may meet elements of
 // grad_output. Where such an element is not finite, the product with zero is not either.
@@ -22,10 +22,10 @@
 #include <iterator>
 #include <utility>
 
-#include "launch.cuh"
-#include "scalar.cuh"
 #include "gathered_grad_weight_fill.cuh"
 #include "gathered_grad_weight_shapes.h"
+#include "launch.cuh"
+#include "scalar.cuh"
 
 namespace convt3d {
 
@@ -61,7 +61,7 @@ struct GatherConsumer {
   __device__ __forceinline__ void load(const char* box, int2 offsets) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      uint32_t(&fragment)[4] = fragments[kBuffer][t];
+      uint32_t (&fragment)[4] = fragments[kBuffer][t];
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         const char* const at = box + (k == 0 ? offsets.x : offsets.y);
@@ -200,9 +200,9 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
     const GatherPosition position = position_at(plan, index < sizes.positions ? index : 0);
     shared.steps[k / 8 * 8 + k % 4 * 2 + k / 4 % 2] =
         4 * position_offset(sizes.axes, box, plan, position);
-    shared.positions[k] = static_cast<uint32_t>(position.sample | position.d << 8 |
-                                                position.h << 16) |
-                          static_cast<uint32_t>(position.w) << 24;
+    shared.positions[k] =
+        static_cast<uint32_t>(position.sample | position.d << 8 | position.h << 16) |
+        static_cast<uint32_t>(position.w) << 24;
   }
   if (plan.output_fill == GatherFill::kElements)
     for (int i = threadIdx.x; i < box.span[0] * plan.samples * box.span[1]; i += kGatherThreads)
@@ -249,10 +249,10 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
   consumer.run(args, shared, last - first);
 
   if (args.workspace != nullptr) {
-    float* to = args.workspace + split * sizes.partials +
-                static_cast<int64_t>(job_index * 2 * plan.tiles + first_tile) * kGatherRows *
-                    kColumns +
-                thread;
+    float* to =
+        args.workspace + split * sizes.partials +
+        static_cast<int64_t>(job_index * 2 * plan.tiles + first_tile) * kGatherRows * kColumns +
+        thread;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       if (t >= plan.tiles) break;
@@ -267,14 +267,12 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
       if (t >= plan.tiles) break;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int64_t place =
-            place_of_row(args, job,
-                         rows.first + (first_tile + t) * kGatherRows +
-                             gathered_row<kChannelsLast>(thread, 2 * half));
+        const int64_t place = place_of_row(args, job,
+                                           rows.first + (first_tile + t) * kGatherRows +
+                                               gathered_row<kChannelsLast>(thread, 2 * half));
         if (place == kNoGatheredWeight) continue;
-        T* const result =
-            static_cast<T*>(args.result) + place +
-            (job.input_slice * kColumns + thread % 4 * 2) * args.result_row_stride;
+        T* const result = static_cast<T*>(args.result) + place +
+                          (job.input_slice * kColumns + thread % 4 * 2) * args.result_row_stride;
 #pragma unroll
         for (int i = 0; i < kColumns / 2; ++i) {
           if (i / 2 % 2 != half || gathered_column(thread, i) >= columns) continue;
@@ -339,7 +337,8 @@ cudaError_t find_gathered_shape(const GatheredGradWeightArguments& args, cudaStr
 
 // `kChannelsLast`: grad_output's layout.
 template <typename T, bool kChannelsLast>
-cudaError_t launch_gathered_grad_weight_of(const GatheredGradWeightArguments& args, cudaStream_t stream) {
+cudaError_t launch_gathered_grad_weight_of(const GatheredGradWeightArguments& args,
+                                           cudaStream_t stream) {
   const cudaError_t status = find_gathered_shape<T, kChannelsLast>(
       args, stream, std::make_index_sequence<std::size(kGatheredGradWeightShapes)>{});
   if (status != cudaSuccess || args.workspace == nullptr) return status;

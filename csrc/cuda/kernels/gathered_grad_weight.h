@@ -1,5 +1,5 @@
-// grad_weight on Hopper's tensor cores, its left operand gathered into registers: of float32 as TF32,
-// and of 16 bits where w is fastest (launch interface).
+// grad_weight on Hopper's tensor cores, its left operand gathered into registers: of float32 as
+// TF32, and of 16 bits where w is fastest (launch interface).
 #pragma once
 
 #include "direct.h"

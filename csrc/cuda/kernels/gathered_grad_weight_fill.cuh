@@ -1,11 +1,11 @@
 // The producing warps of the gathering grad_weight kernel (gathered_grad_weight.cuh): tiles of both
 // operands, float32 rounded to TF32. One thread has the copy engine bring what it can; seven warps
-// transpose what it has staged, or make copies of it, or copy elements (cp.async) and round what has
-// come.
+// transpose what it has staged, or make copies of it, or copy elements (cp.async) and round what
+// has come.
 #pragma once
 
-#include "mma.cuh"
 #include "gathered_grad_weight.h"
+#include "mma.cuh"
 #include "wgmma.cuh"
 
 namespace convt3d {
@@ -111,7 +111,7 @@ __device__ __forceinline__ GatherPosition first_of_tile(const GatheredGradWeight
     index /= count;
     return value;
   };
-  const int(&counts)[4] = args.sizes.counts;
+  const int (&counts)[4] = args.sizes.counts;
   GatherPosition first;
   first.w = next(counts[3], plan.tile[2]);
   first.h = next(counts[2], plan.tile[1]);
@@ -124,8 +124,7 @@ __device__ __forceinline__ GatherPosition first_of_tile(const GatheredGradWeight
 __device__ __forceinline__ GatherPosition first_of_box(const GatherAxis (&axes)[3],
                                                        const TapRange& taps,
                                                        const GatherPosition& tile) {
-  return {tile.sample,
-          axes[0].stride * tile.d - axes[0].padding + axes[0].dilation * taps.first,
+  return {tile.sample, axes[0].stride * tile.d - axes[0].padding + axes[0].dilation * taps.first,
           axes[1].stride * tile.h - axes[1].padding, axes[2].stride * tile.w - axes[2].padding};
 }
 
@@ -270,9 +269,9 @@ __device__ __forceinline__ void gather_box_elements(const GatheredGradWeightArgu
   for (int line = warp; line < lines; line += kGatherFillWarps) {
     const GatherLine at = shared.lines[line];
     const int d = from.d + at.d(), h = from.h + at.h(), n = from.sample + at.sample();
-    const bool line_inside = kPass == GatherPass::kRound ||
-                             (n < args.sizes.batch && is_inside(d, axes[0].output) &&
-                              is_inside(h, axes[1].output));
+    const bool line_inside =
+        kPass == GatherPass::kRound ||
+        (n < args.sizes.batch && is_inside(d, axes[0].output) && is_inside(h, axes[1].output));
     const float* const begin =
         line_inside && kPass == GatherPass::kCopy
             ? first + n * stride[0] + d * stride[2] + h * stride[3] + x * stride[4]
@@ -335,8 +334,8 @@ __device__ __forceinline__ void gather_column_elements(const GatheredGradWeightA
     const int d = tile.d + static_cast<int>(packed >> 8 & 255);
     const int h = tile.h + static_cast<int>(packed >> 16 & 255);
     const int w = tile.w + static_cast<int>(packed >> 24);
-    const bool inside = n < args.sizes.batch && d < axes[0].input && h < axes[1].input &&
-                        w < axes[2].input;
+    const bool inside =
+        n < args.sizes.batch && d < axes[0].input && h < axes[1].input && w < axes[2].input;
     const float* source = first;
     if (inside)
       source += channel * stride[1] + n * stride[0] + d * stride[2] + h * stride[3] + w * stride[4];
@@ -377,8 +376,9 @@ __device__ __forceinline__ void transpose_staged(const GatheredGradWeightArgumen
     uint4 rows[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      rows[j] = position + j <= last ? load_shared_unit(staged + (position + j) * pitch + channel * 4)
-                                     : uint4{0, 0, 0, 0};
+      rows[j] = position + j <= last
+                    ? load_shared_unit(staged + (position + j) * pitch + channel * 4)
+                    : uint4{0, 0, 0, 0};
     const auto store = [&](int i, const uint4& unit) {
       store_shared(target + column_offset(plan, channel + i, position), unit);
     };
@@ -459,8 +459,8 @@ __device__ __forceinline__ void shift_staged(const GatherBox& box, int stride, u
 #pragma unroll
         for (int i = 0; i < kWords; ++i) {
           const uint32_t element = from + (stride * (2 * i + copy % 2) + copy / 2) * 2;
-          words_of_lane[i] =
-              load_shared_half(element) | load_shared_half(element + stride * 2) << 16;
+          words_of_lane[i] = load_shared_half(element) | load_shared_half(element + stride * 2)
+                                                             << 16;
         }
         store_shared(at, {words_of_lane[0], words_of_lane[1], words_of_lane[2], words_of_lane[3]});
         at += pitch;
@@ -521,9 +521,8 @@ __device__ inline void gather_by_warps(const GatheredGradWeightArguments& args,
     const GatherPosition tile = first_of_tile(args, index);
     if constexpr (!kPairs) {
       if (output)
-        gather_box_elements<GatherPass::kCopy>(args, job, taps, box, shared,
-                                               target_of(stage) + sizes.columns_bytes, tile, warp,
-                                               lane);
+        gather_box_elements<GatherPass::kCopy>(
+            args, job, taps, box, shared, target_of(stage) + sizes.columns_bytes, tile, warp, lane);
       if (input)
         gather_column_elements<GatherPass::kCopy>(args, job, shared, target_of(stage), tile, warp,
                                                   lane);

@@ -1,6 +1,6 @@
 #include "gathered_grad_weight.cuh"
 
 namespace convt3d {
-template cudaError_t launch_gathered_grad_weight_of<__half, false>(const GatheredGradWeightArguments&,
-                                                    cudaStream_t);
+template cudaError_t launch_gathered_grad_weight_of<__half, false>(
+    const GatheredGradWeightArguments&, cudaStream_t);
 }  // namespace convt3d

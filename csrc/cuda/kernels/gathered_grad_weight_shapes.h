@@ -8,9 +8,8 @@ struct GatheredGradWeightShape {
   int columns, tiles;
 };
 
-constexpr GatheredGradWeightShape kGatheredGradWeightShapes[] = {{16, 4}, {16, 8}, {32, 2}, {32, 4},
-                                                         {32, 7}, {48, 2}, {48, 4}, {48, 5},
-                                                         {64, 2}, {64, 4}, {96, 2}, {96, 3},
-                                                         {128, 2}};
+constexpr GatheredGradWeightShape kGatheredGradWeightShapes[] = {
+    {16, 4}, {16, 8}, {32, 2}, {32, 4}, {32, 7}, {48, 2}, {48, 4},
+    {48, 5}, {64, 2}, {64, 4}, {96, 2}, {96, 3}, {128, 2}};
 
 }  // namespace convt3d

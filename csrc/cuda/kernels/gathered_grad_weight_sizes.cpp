@@ -13,7 +13,8 @@ int64_t round_up(int64_t value, int64_t multiple) { return ceil_of(value, multip
 
 }  // namespace
 
-GatheredGradWeightSizes gathered_grad_weight_sizes(const Problem& problem, const GatheredGradWeightPlan& plan) {
+GatheredGradWeightSizes gathered_grad_weight_sizes(const Problem& problem,
+                                                   const GatheredGradWeightPlan& plan) {
   constexpr int64_t kMost = std::numeric_limits<int>::max();
   GatheredGradWeightSizes sizes{};
   int64_t taps = 1, positions = plan.samples, tiles;
@@ -46,8 +47,8 @@ GatheredGradWeightSizes gathered_grad_weight_sizes(const Problem& problem, const
   int64_t box = 0, raw = 0, lines = 0;
   for (int block = 0; block < plan.row_blocks; ++block) {
     const RowRange rows = rows_of_block(sizes, block);
-    const GatherBox shape = gather_box(
-        sizes.axes, plan, taps_of_rows(sizes.axes, plan.slice, rows.first, rows.last));
+    const GatherBox shape =
+        gather_box(sizes.axes, plan, taps_of_rows(sizes.axes, plan.slice, rows.first, rows.last));
     const int64_t copy = int64_t{shape.span[0]} * shape.plane_pitch * 4;
     box = std::max(box, copy * shape.copies());
     raw = std::max(raw, copy * sizes.axes[2].stride);
@@ -55,15 +56,13 @@ GatheredGradWeightSizes gathered_grad_weight_sizes(const Problem& problem, const
       lines = std::max(lines, int64_t{shape.span[0]} * plan.samples * shape.span[1]);
   }
   const int64_t depth = int64_t{sizes.steps} * kGatherDepth;
-  const int64_t columns = round_up(round_up(depth, plan.row_words) * plan.columns * 4,
-                                   kAlignment);
+  const int64_t columns = round_up(round_up(depth, plan.row_words) * plan.columns * 4, kAlignment);
   const int64_t staged_at = columns + round_up(box, kAlignment);
-  const int64_t staged =
-      plan.input_fill == GatherFill::kTransposed
-          ? round_up(positions * staged_pitch(plan) * 4, kAlignment)
-      : plan.output_fill == GatherFill::kShifted && sizes.axes[2].stride > 1
-          ? round_up(raw, kAlignment)
-          : 0;
+  const int64_t staged = plan.input_fill == GatherFill::kTransposed
+                             ? round_up(positions * staged_pitch(plan) * 4, kAlignment)
+                         : plan.output_fill == GatherFill::kShifted && sizes.axes[2].stride > 1
+                             ? round_up(raw, kAlignment)
+                             : 0;
   const int64_t stage = staged_at + staged;
   const int64_t steps_at = plan.stages * stage;
   const int64_t positions_at = steps_at + depth * 4;

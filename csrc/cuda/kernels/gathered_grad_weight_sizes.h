@@ -7,8 +7,8 @@
 //   o = stride * i - padding + dilation * k
 //
 // of grad_output, so that a row of the left operand is grad_output read at strides: words of four
-// bytes, which hold TF32 values, or those of two neighbouring positions in 16 bits. For these, there
-// are copies of the box in which every two positions that a tap meets share a word:
+// bytes, which hold TF32 values, or those of two neighbouring positions in 16 bits. For these,
+// there are copies of the box in which every two positions that a tap meets share a word:
 //
 //   copy r * 2 + p, word m:  the line's elements stride * (2 * m + p) + r, and the one for the next
 //                            position, stride further
@@ -40,22 +40,22 @@ struct GatheredGradWeightPlan {
   GatherFill input_fill;      // not kShifted
   bool output_channels_last;  // in the box, too: by the copy engine alone
   int output_run;             // else: neighbours along w that a copy begins on a boundary of
-  int columns;               // input channels of a product: 16, 32, 48, 64, 96 or 128
-  int tiles;                 // products of 64 rows per warpgroup
-  int slice;                 // output channels of a block, even
-  int row_blocks;            // blocks that share the rows of a slice
-  int samples, tile[3];      // positions
-  int row_words;             // of a row of the right operand: 8, 16 or 32
+  int columns;                // input channels of a product: 16, 32, 48, 64, 96 or 128
+  int tiles;                  // products of 64 rows per warpgroup
+  int slice;                  // output channels of a block, even
+  int row_blocks;             // blocks that share the rows of a slice
+  int samples, tile[3];       // positions
+  int row_words;              // of a row of the right operand: 8, 16 or 32
 
-  bool whole_lines;          // rows of the copy engine run over lines, which a tile holds whole
+  bool whole_lines;  // rows of the copy engine run over lines, which a tile holds whole
 
   CONVT3D_HOST_DEVICE int row_positions() const { return row_words * word_positions; }
   CONVT3D_HOST_DEVICE bool copies_parts_of_lines() const {
     return input_fill == GatherFill::kCopyEngine && !whole_lines;
   }
-  int stages;                // buffered position tiles
-  int splits;                // shares of the position tiles
-  double clocks;             // predicted, of one multiprocessor
+  int stages;     // buffered position tiles
+  int splits;     // shares of the position tiles
+  double clocks;  // predicted, of one multiprocessor
 };
 
 struct GatherAxis {
@@ -156,13 +156,14 @@ CONVT3D_HOST_DEVICE inline int row_offset(const GatherAxis (&axes)[3],
   return at + (tap / axes[1].kernel - taps.first) * axes[0].dilation * box.plane_pitch;
 }
 
-// Positions of a tile in the order of the product's depth: along w, then h, d, samples. Where the copy
-// engine brings parts of lines: along w as many as it brings side by side, then h, d, samples, then
-// the next along w.
+// Positions of a tile in the order of the product's depth: along w, then h, d, samples. Where the
+// copy engine brings parts of lines: along w as many as it brings side by side, then h, d, samples,
+// then the next along w.
 struct GatherPosition {
   int sample, d, h, w;
 };
-CONVT3D_HOST_DEVICE inline GatherPosition position_at(const GatheredGradWeightPlan& plan, int index) {
+CONVT3D_HOST_DEVICE inline GatherPosition position_at(const GatheredGradWeightPlan& plan,
+                                                      int index) {
   const int side = plan.copies_parts_of_lines() ? plan.row_positions() : plan.tile[2];
   GatherPosition position{};
   position.w = index % side;
@@ -219,7 +220,8 @@ struct GatheredGradWeightSizes {
   int64_t partials;         // sums of one split
   int64_t workspace_bytes;  // 0: results are written directly
 };
-GatheredGradWeightSizes gathered_grad_weight_sizes(const Problem& problem, const GatheredGradWeightPlan& plan);
+GatheredGradWeightSizes gathered_grad_weight_sizes(const Problem& problem,
+                                                   const GatheredGradWeightPlan& plan);
 
 // The rows of a block's index-th share: [first, last].
 struct RowRange {

@@ -246,28 +246,28 @@ CONVT3D_WGMMA_OF(WgmmaTransposed, __nv_bfloat16, "bf16", "1, 1")
                    : "l"(left), "l"(right), "r"(accumulate));                               \
     }                                                                                       \
   };
-// The same, the left operand in registers, words of a TF32 value or of two values of 16 bits: a[i] is
-// row 16 * warp + lane / 4 + 8 * (i % 2), word lane % 4 + 4 * (i / 2) of the depth.
+// The same, the left operand in registers, words of a TF32 value or of two values of 16 bits: a[i]
+// is row 16 * warp + lane / 4 + 8 * (i % 2), word lane % 4 + 4 * (i / 2) of the depth.
 template <typename T, int kColumns>
 struct WgmmaGathered;
-#define CONVT3D_WGMMA_GATHERED(Type, shape, names, major, columns, a0, a1, a2, a3, b)            \
-  template <>                                                                                    \
-  struct WgmmaGathered<Type, columns> {                                                          \
-    static __device__ __forceinline__ void multiply(float (&d)[columns / 2],                     \
-                                                    const uint32_t (&a)[4], uint64_t right) {    \
-      asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns shape ".f32." names              \
-                   " {" CONVT3D_D##columns "}, {%" a0 ", %" a1 ", %" a2 ", %" a3 "}, %" b        \
-                   ", 1, 1, 1" major ";"                                                         \
-                   : CONVT3D_R##columns                                                          \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right));                    \
-    }                                                                                            \
+#define CONVT3D_WGMMA_GATHERED(Type, shape, names, major, columns, a0, a1, a2, a3, b)         \
+  template <>                                                                                 \
+  struct WgmmaGathered<Type, columns> {                                                       \
+    static __device__ __forceinline__ void multiply(float (&d)[columns / 2],                  \
+                                                    const uint32_t (&a)[4], uint64_t right) { \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns shape ".f32." names           \
+                   " {" CONVT3D_D##columns "}, {%" a0 ", %" a1 ", %" a2 ", %" a3 "}, %" b     \
+                                           ", 1, 1, 1" major ";"                              \
+                   : CONVT3D_R##columns                                                       \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right));                 \
+    }                                                                                         \
   };
-#define CONVT3D_WGMMA_GATHERED_OF(Type, shape, names, major)                              \
-  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 16, "8", "9", "10", "11", "12")       \
-  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 32, "16", "17", "18", "19", "20")     \
-  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 48, "24", "25", "26", "27", "28")     \
-  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 64, "32", "33", "34", "35", "36")     \
-  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 96, "48", "49", "50", "51", "52")     \
+#define CONVT3D_WGMMA_GATHERED_OF(Type, shape, names, major)                          \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 16, "8", "9", "10", "11", "12")   \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 32, "16", "17", "18", "19", "20") \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 48, "24", "25", "26", "27", "28") \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 64, "32", "33", "34", "35", "36") \
+  CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 96, "48", "49", "50", "51", "52") \
   CONVT3D_WGMMA_GATHERED(Type, shape, names, major, 128, "64", "65", "66", "67", "68")
 CONVT3D_WGMMA_GATHERED_OF(float, "k8", "tf32.tf32", "")
 CONVT3D_WGMMA_GATHERED_OF(__half, "k16", "f16.f16", ", 0")
