@@ -202,8 +202,8 @@ struct Search {
         plan.tile[0] = std::min(d, extent(0));
         if (plan.tile[0] > kMostGatherExtent) break;
         const int positions = plan.tile[0] * plan.tile[1] * plan.tile[2];
-        const bool whole =
-            plan.tile[0] == extent(0) && plan.tile[1] >= extent(1) && plan.tile[2] >= extent(2);
+        // Of small images, planes of several samples.
+        const bool whole = plan.tile[1] >= extent(1) && plan.tile[2] >= extent(2);
         const int most = whole
                              ? static_cast<int>(std::min<int64_t>(
                                    {problem.batch, kMostPositions / positions, kMostGatherExtent}))
@@ -349,9 +349,9 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
       if (transposed && transposed.clocks() < planned.clocks())
         return Refusal{"wgmma is predicted to be faster"};
     }
-    constexpr double kClearly = 1.2;
+    const double clearly = pairs ? 1 : 1.2;
     const auto portable = plan_gemm_grad_weight(problem, type, grad_output, input, device);
-    if (portable && portable.clocks() < kClearly * planned.clocks())
+    if (portable && portable.clocks() < clearly * planned.clocks())
       return Refusal{"the portable kernel is predicted to be about as fast"};
   }
   return planned;
