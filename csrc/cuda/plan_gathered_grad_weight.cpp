@@ -41,12 +41,78 @@ constexpr double kBlockClocks = 3760;         // start, tables, first tiles, sto
 constexpr double kSumBytesPerClock = 1500;    // of the whole GPU
 constexpr double kStoresPerClock = 90;        // scattered weights, of the whole GPU
 
+// The most neighbours of such an extent, of channels or along w, that a copy can bring from one
+// boundary of theirs in memory to the next, of up to 16 bytes.
+int most_run(const TensorPointer& tensor, DataType type, int fast, int64_t extent) {
+  if (tensor.stride[fast] != 1) return 1;
+  const int bytes = element_bytes(type);
+  const auto fits = [&](int run) {
+    bool result =
+        reinterpret_cast<uintptr_t>(tensor.data) % (bytes * run) == 0 && extent % run == 0;
+    for (int dim = 0; dim < 5; ++dim)
+      result = result && (dim == fast || tensor.stride[dim] % run == 0);
+    return result;
+  };
+  int run = 16 / bytes;
+  while (!fits(run)) run /= 2;
+  return run;
+}
+
+// How operands can come into shared memory.
+struct Fills {
+  GatheredGradWeightPlan start;  // what of a plan follows from that
+  bool copies_input;             // the copy engine can bring parts of its lines
+  bool dense_lines;              // or whole ones
+  bool none;                     // 16 bits: not at all
+
+  int64_t key() const {
+    return ((((int64_t{none} * 2 + start.output_channels_last) * 16 + start.output_run) * 4 +
+             static_cast<int>(start.input_fill)) *
+                2 +
+            copies_input) *
+               2 +
+           dense_lines;
+  }
+};
+
+Fills fills_of(const Problem& problem, DataType type, const TensorPointer& grad_output,
+               const TensorPointer& input) {
+  constexpr int kChannel = 1, kColumn = 4;  // dimensions
+  const bool pairs = element_bytes(type) == 2;
+  const int quad = 16 / element_bytes(type);
+  Fills fills{};
+  GatheredGradWeightPlan& start = fills.start;
+  start.word_positions = pairs ? 2 : 1;
+  start.output_run = most_run(grad_output, type, kColumn, problem.axes[2].output);
+  fills.copies_input = most_run(input, type, kColumn, problem.axes[2].input) == quad;
+  const auto& [stride_n, stride_c, stride_d, stride_h, stride_w] = input.stride;
+  fills.dense_lines = reinterpret_cast<uintptr_t>(input.data) % 16 == 0 && stride_w == 1 &&
+                      stride_h == problem.axes[2].input && stride_n % quad == 0 &&
+                      stride_c % quad == 0 && stride_d % quad == 0;
+  if (pairs) {
+    fills.none = start.output_run != quad || !(fills.copies_input || fills.dense_lines);
+    start.output_fill = GatherFill::kShifted;
+    start.input_fill = GatherFill::kCopyEngine;
+    return fills;
+  }
+  start.output_channels_last =
+      most_run(grad_output, type, kChannel, problem.out_channels_per_group()) == quad;
+  if (start.output_channels_last) start.output_run = 1;
+  start.output_fill = start.output_channels_last || start.output_run == quad
+                          ? GatherFill::kCopyEngine
+                          : GatherFill::kElements;
+  start.input_fill = most_run(input, type, kChannel, problem.in_channels_per_group()) == quad
+                         ? GatherFill::kTransposed
+                         : GatherFill::kElements;
+  return fills;
+}
+
 struct Search {
-  const Problem& problem;
+  const Problem& original;
+  const Problem& problem;  // or mirrored
   const Device& device;
   double tensor_bytes;  // of both operands
-  bool copies_input;    // the copy engine can, parts of lines
-  bool dense_lines;     // or whole ones
+  Fills fills;
   Alternatives<GatheredGradWeightPlan>* alternatives;
   GatheredGradWeightPlan best{};
   double clocks = std::numeric_limits<double>::infinity();
@@ -107,9 +173,9 @@ struct Search {
   void choose_split(GatheredGradWeightPlan plan) {
     plan.splits = 1;
     for (plan.stages = kMostStages; plan.stages >= 2; --plan.stages)
-      if (gathered_grad_weight_sizes(problem, plan).shared_bytes <= device.shared_per_block) break;
+      if (gathered_grad_weight_sizes(original, plan).shared_bytes <= device.shared_per_block) break;
     if (plan.stages < 2) return;
-    const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(problem, plan);
+    const GatheredGradWeightSizes sizes = gathered_grad_weight_sizes(original, plan);
     const RowRange rows = rows_of_block(sizes, 0);
     const GatherBox box =
         gather_box(sizes.axes, plan, taps_of_rows(sizes.axes, plan.slice, rows.first, rows.last));
@@ -138,7 +204,7 @@ struct Search {
       if (plan.splits > 1) cost += 8. * plan.splits * sizes.partials / kSumBytesPerClock;
       cost += sizes.partials / kStoresPerClock;
       if (alternatives != nullptr)
-        alternatives->offer({plan.columns, plan.tiles, plan.slice, plan.row_blocks,
+        alternatives->offer({plan.columns + plan.mirrored, plan.tiles, plan.slice, plan.row_blocks,
                              static_cast<int>(plan.input_fill), plan.tile[0] * plan.samples},
                             plan, cost);
       if (cost >= clocks) continue;
@@ -169,13 +235,13 @@ struct Search {
         while (plan.row_words < kGatherRowWords && plan.row_positions() < positions)
           plan.row_words *= 2;
       };
-      if (parts_w == 1 && dense_lines && even % plan.word_positions == 0) {
+      if (parts_w == 1 && fills.dense_lines && even % plan.word_positions == 0) {
         plan.whole_lines = true;
         choose_row(kMostPositions);
         for (; plan.row_words >= kGatherDepth; plan.row_words /= 2) consider_lines(plan);
         plan.whole_lines = false;
       }
-      if (!copies_input) continue;
+      if (!fills.copies_input) continue;
       choose_row(even);
       plan.tile[2] =
           (even + plan.row_positions() - 1) / plan.row_positions() * plan.row_positions();
@@ -262,23 +328,6 @@ double useful_share(const Problem& problem, const GatheredGradWeightPlan& plan) 
           sizes.input_slices * plan.columns);
 }
 
-// The most neighbours of such an extent, of channels or along w, that a copy can bring from one
-// boundary of theirs in memory to the next, of up to 16 bytes.
-int most_run(const TensorPointer& tensor, DataType type, int fast, int64_t extent) {
-  if (tensor.stride[fast] != 1) return 1;
-  const int bytes = element_bytes(type);
-  const auto fits = [&](int run) {
-    bool result =
-        reinterpret_cast<uintptr_t>(tensor.data) % (bytes * run) == 0 && extent % run == 0;
-    for (int dim = 0; dim < 5; ++dim)
-      result = result && (dim == fast || tensor.stride[dim] % run == 0);
-    return result;
-  };
-  int run = 16 / bytes;
-  while (!fits(run)) run /= 2;
-  return run;
-}
-
 }  // namespace
 
 Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
@@ -292,39 +341,17 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
   if (!pairs && !allow_tf32) return Refusal{"its float32 products are TF32, which is not allowed"};
   if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.batch == 0) return Refusal{"there are no positions"};
-  constexpr int kChannel = 1, kColumn = 4;  // dimensions
-  GatheredGradWeightPlan start{};
-  start.word_positions = pairs ? 2 : 1;
-  const int quad = 16 / element_bytes(type);
-  start.output_run = most_run(grad_output, type, kColumn, problem.axes[2].output);
-  const bool copies_input = most_run(input, type, kColumn, problem.axes[2].input) == quad;
-  // All lines of a plane as one.
-  const auto& [stride_n, stride_c, stride_d, stride_h, stride_w] = input.stride;
-  const bool dense_lines = reinterpret_cast<uintptr_t>(input.data) % 16 == 0 && stride_w == 1 &&
-                           stride_h == problem.axes[2].input && stride_n % quad == 0 &&
-                           stride_c % quad == 0 && stride_d % quad == 0;
-  if (pairs) {
-    if (problem.axes[2].stride > kMostGatherStride)
-      return Refusal{"a stride along the width has more residues than it counts"};
-    if (start.output_run != quad || !(copies_input || dense_lines))
-      return Refusal{"lines of 16-bit elements along the width are not multiples of 16 bytes"};
-    start.output_fill = GatherFill::kShifted;
-    start.input_fill = GatherFill::kCopyEngine;
-  } else {
-    start.output_channels_last =
-        most_run(grad_output, type, kChannel, problem.out_channels_per_group()) == quad;
-    if (start.output_channels_last) start.output_run = 1;
-    start.output_fill = start.output_channels_last || start.output_run == quad
-                            ? GatherFill::kCopyEngine
-                            : GatherFill::kElements;
-    start.input_fill = most_run(input, type, kChannel, problem.in_channels_per_group()) == quad
-                           ? GatherFill::kTransposed
-                           : GatherFill::kElements;
-  }
+  const bool mirrors = can_mirror(problem);
+  const Problem mirrored = mirrors ? mirror(problem) : problem;
+  const Fills fills = fills_of(problem, type, grad_output, input);
+  const Fills mirrored_fills = fills_of(mirrored, type, input, grad_output);
+  if (pairs && problem.axes[2].stride > kMostGatherStride)
+    return Refusal{"a stride along the width has more residues than it counts"};
+  if (fills.none && (mirrored_fills.none || !mirrors))
+    return Refusal{"lines of 16-bit elements along the width are not multiples of 16 bytes"};
   static PlanCache<GatheredGradWeightPlan> cache;
   const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow, pairs,
-                              start.output_channels_last, start.output_run,
-                              static_cast<int64_t>(start.input_fill), copies_input, dense_lines});
+                              fills.key(), mirrored_fills.key()});
   const auto find = [&]() -> Planned<GatheredGradWeightPlan> {
     double input_bytes = 1. * element_bytes(type) * problem.batch * problem.in_channels;
     double output_bytes = 1. * element_bytes(type) * problem.batch * problem.out_channels;
@@ -332,14 +359,26 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
       input_bytes *= axis.input;
       output_bytes *= axis.output;
     }
-    Search search{problem,      device,      input_bytes + output_bytes,
-                  copies_input, dense_lines, alternatives};
-    search.consider_channels(start);
-    if (!std::isfinite(search.clocks)) return Refusal{"no tile of it fits shared memory"};
+    GatheredGradWeightPlan best{};
+    double clocks = std::numeric_limits<double>::infinity();
+    for (bool mirror : {false, true}) {
+      const Fills& used = mirror ? mirrored_fills : fills;
+      if (used.none || (mirror && !mirrors)) continue;
+      Search search{problem, mirror ? mirrored : problem,
+                    device,  input_bytes + output_bytes,
+                    used,    alternatives};
+      GatheredGradWeightPlan start = used.start;
+      start.mirrored = mirror;
+      search.consider_channels(start);
+      if (search.clocks >= clocks) continue;
+      clocks = search.clocks;
+      best = search.best;
+    }
+    if (!std::isfinite(clocks)) return Refusal{"no tile of it fits shared memory"};
     constexpr double kLeastUseful = 0.15;
-    if (!even_if_slow && useful_share(problem, search.best) < kLeastUseful)
+    if (!even_if_slow && useful_share(problem, best) < kLeastUseful)
       return Refusal{"most rows and columns of a product would be padding"};
-    return {search.best, search.clocks};
+    return {best, clocks};
   };
   const Planned<GatheredGradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
   if (planned && !even_if_slow) {

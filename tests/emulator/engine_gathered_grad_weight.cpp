@@ -9,12 +9,12 @@ std::string text_of(const GatheredGradWeightPlan& plan, const GatheredGradWeight
   char text[300];
   std::snprintf(
       text, sizeof(text),
-      "columns %d, tiles %d, slice %d, row_blocks %d, samples %d, tile %dx%dx%d, rows of %d%s, "
+      "%scolumns %d, tiles %d, slice %d, row_blocks %d, samples %d, tile %dx%dx%d, rows of %d%s, "
       "fill %d and %d, stages %d, splits %d, %d jobs",
-      plan.columns, plan.tiles, plan.slice, plan.row_blocks, plan.samples, plan.tile[0],
-      plan.tile[1], plan.tile[2], plan.row_positions(), plan.whole_lines ? " over lines" : "",
-      static_cast<int>(plan.output_fill), static_cast<int>(plan.input_fill), plan.stages,
-      plan.splits, static_cast<int>(sizes.jobs));
+      plan.mirrored ? "mirrored, " : "", plan.columns, plan.tiles, plan.slice, plan.row_blocks,
+      plan.samples, plan.tile[0], plan.tile[1], plan.tile[2], plan.row_positions(),
+      plan.whole_lines ? " over lines" : "", static_cast<int>(plan.output_fill),
+      static_cast<int>(plan.input_fill), plan.stages, plan.splits, static_cast<int>(sizes.jobs));
   return text;
 }
 

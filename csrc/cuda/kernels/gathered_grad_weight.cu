@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "gathered_grad_weight.cuh"
 #include "tensor_map.h"
 
@@ -21,13 +23,24 @@ cudaError_t launch_gathered_grad_weight(const Problem& problem, DataType type,
   GatheredGradWeightArguments args{};
   args.plan = plan;
   args.sizes = gathered_grad_weight_sizes(problem, plan);
-  args.grad_output = grad_output;
-  args.input = input;
   args.result_group_stride = problem.in_channels_per_group() * grad_weight.stride[0];
-  args.result_row_stride = grad_weight.stride[0];
-  args.result_column_stride = grad_weight.stride[1];
+  args.result_row_stride = grad_weight.stride[1];
+  args.result_column_stride = grad_weight.stride[0];
   for (int a = 0; a < 3; ++a) args.result_tap_stride[a] = grad_weight.stride[2 + a];
   args.result = grad_weight.data;
+  if (plan.mirrored) {
+    std::swap(grad_output, input);
+    std::swap(args.result_row_stride, args.result_column_stride);
+    // Taps count from the last.
+    int64_t last = 0;
+    for (int a = 0; a < 3; ++a) {
+      last += (problem.axes[a].kernel - 1) * args.result_tap_stride[a];
+      args.result_tap_stride[a] = -args.result_tap_stride[a];
+    }
+    args.result = static_cast<char*>(args.result) + last * element_bytes(type);
+  }
+  args.grad_output = grad_output;
+  args.input = input;
   args.workspace = static_cast<float*>(plan.splits > 1 ? workspace : nullptr);
   const GatherAxis(&axes)[3] = args.sizes.axes;
   const auto groups = problem.groups;

@@ -139,7 +139,7 @@ struct GatherConsumer {
 };
 
 // ---- Results -----------------------------------------------------------------------------------
-constexpr int64_t kNoGatheredWeight = -1;
+constexpr int64_t kNoGatheredWeight = INT64_MIN;  // mirrored, places count from the last tap
 
 // Of the weights of a row, that of the first input channel; kNoGatheredWeight where it has none.
 __device__ __forceinline__ int64_t place_of_row(const GatheredGradWeightArguments& args,
@@ -152,7 +152,7 @@ __device__ __forceinline__ int64_t place_of_row(const GatheredGradWeightArgument
   int tap = row / slice;
   const int w = tap % axes[2].kernel;
   tap /= axes[2].kernel;
-  return job.group * args.result_group_stride + channel * args.result_column_stride +
+  return job.group * args.result_group_stride + channel * args.result_row_stride +
          tap / axes[1].kernel * args.result_tap_stride[0] +
          tap % axes[1].kernel * args.result_tap_stride[1] + w * args.result_tap_stride[2];
 }
@@ -272,11 +272,11 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
                                                gathered_row<kChannelsLast>(thread, 2 * half));
         if (place == kNoGatheredWeight) continue;
         T* const result = static_cast<T*>(args.result) + place +
-                          (job.input_slice * kColumns + thread % 4 * 2) * args.result_row_stride;
+                          (job.input_slice * kColumns + thread % 4 * 2) * args.result_column_stride;
 #pragma unroll
         for (int i = 0; i < kColumns / 2; ++i) {
           if (i / 2 % 2 != half || gathered_column(thread, i) >= columns) continue;
-          result[(i / 4 * 8 + i % 2) * args.result_row_stride] = Convert<T>::from(sums[t][i]);
+          result[(i / 4 * 8 + i % 2) * args.result_column_stride] = Convert<T>::from(sums[t][i]);
         }
       }
     }
@@ -307,7 +307,7 @@ __global__ void __launch_bounds__(kWarpgroupThreads)
 #pragma unroll 8
   for (int split = 0; split < plan.splits; ++split) sum += source[split * args.sizes.partials];
   static_cast<T*>(
-      args.result)[place + (job.input_slice * plan.columns + column) * args.result_row_stride] =
+      args.result)[place + (job.input_slice * plan.columns + column) * args.result_column_stride] =
       Convert<T>::from(sum);
 }
 

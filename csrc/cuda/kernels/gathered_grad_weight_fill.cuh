@@ -18,6 +18,7 @@ struct GatheredGradWeightArguments {
   GatheredGradWeightSizes sizes;
   CUtensorMap maps[2];  // of grad_output and the input, where the copy engine brings them
   TensorPointer grad_output, input;
+  // From a row's channel to the next, and from a column's.
   int64_t result_group_stride, result_row_stride, result_column_stride, result_tap_stride[3];
   void* result;
   float* workspace;  // null: one partial result

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 namespace convt3d {
 namespace {
@@ -13,8 +14,25 @@ int64_t round_up(int64_t value, int64_t multiple) { return ceil_of(value, multip
 
 }  // namespace
 
-GatheredGradWeightSizes gathered_grad_weight_sizes(const Problem& problem,
+bool can_mirror(const Problem& problem) {
+  return std::all_of(problem.axes.begin(), problem.axes.end(), [](const Axis& axis) {
+    return axis.stride == 1 && axis.padding <= axis.dilation * (axis.kernel - 1);
+  });
+}
+
+Problem mirror(const Problem& problem) {
+  Problem result = problem;
+  std::swap(result.in_channels, result.out_channels);
+  for (Axis& axis : result.axes) {
+    std::swap(axis.input, axis.output);
+    axis.padding = axis.dilation * (axis.kernel - 1) - axis.padding;
+  }
+  return result;
+}
+
+GatheredGradWeightSizes gathered_grad_weight_sizes(const Problem& original,
                                                    const GatheredGradWeightPlan& plan) {
+  const Problem problem = plan.mirrored ? mirror(original) : original;
   constexpr int64_t kMost = std::numeric_limits<int>::max();
   GatheredGradWeightSizes sizes{};
   int64_t taps = 1, positions = plan.samples, tiles;

@@ -35,6 +35,7 @@ enum class GatherFill {
 // What the plan decides. A block of threads owns a slice of the channels of either operand and some
 // of the rows, and walks over its share of the position tiles.
 struct GatheredGradWeightPlan {
+  bool mirrored;              // input and grad_output have changed places: see `mirror`
   int word_positions;         // 2: 16 bits, else 1
   GatherFill output_fill;     // not kTransposed; kShifted where a word has two positions
   GatherFill input_fill;      // not kShifted
@@ -202,6 +203,12 @@ CONVT3D_HOST_DEVICE inline int staged_pitch(const GatheredGradWeightPlan& plan) 
 
 constexpr int kGatherBarrierBytes = 32;  // of a stage
 constexpr int kGatherLineBytes = 8;      // of a line of the box in the table
+
+// Where all strides are 1, position o and the taps counted from the last meet i = o - padding' +
+// dilation * tap with padding' = dilation * (kernel - 1) - padding: the same problem, in which the
+// input is gathered and grad_output stays.
+bool can_mirror(const Problem& problem);
+Problem mirror(const Problem& problem);
 
 // Facts that follow from a problem and a plan.
 struct GatheredGradWeightSizes {
