@@ -49,7 +49,7 @@ __global__ void diverging_lanes() {
 
 __global__ void store_outside() {
   extern __shared__ __align__(1024) char base[];
-  store_shared(shared_address(base) + threadIdx.x * 16 + kBytes - 16 * (kThreads - 1), {});
+  store_shared(shared_address(base) + threadIdx.x * 16 + kBytes - 16 * (kThreads - 1), uint4{});
 }
 
 __global__ void write_outside() {
@@ -69,7 +69,7 @@ __global__ void product_outside() {
 __global__ void store_not_fenced() {
   extern __shared__ __align__(1024) char base[];
   const uint32_t address = shared_address(base);
-  store_shared(address + threadIdx.x * 16, {});
+  store_shared(address + threadIdx.x * 16, uint4{});
   if (threadIdx.x != 5) fence_for_wgmma();
   __syncthreads();
   const MatrixAddress at(address, 128, 256);
