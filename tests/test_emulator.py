@@ -126,6 +126,34 @@ def test_staged_lines(configured: None, seed: int) -> None:
     assert any(int(width) < 96 for width in staged), "no tile narrower than its line was staged"
 
 
+# Of seed 2, some tensors have gaps between lines: the copy engine then brings parts of lines.
+@pytest.mark.parametrize(
+    ("channels", "geometry", "plan"),
+    [
+        ((16, 64), "size=3,5,16 kernel=3,3,3", "  mirrored, columns"),
+        ((16, 16), "size=2,3,80 kernel=1,3,3", r"x(96|128), rows of \d+, fill [01] and 0"),
+    ],
+    ids=["mirrored", "parts_of_lines"],
+)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_gathered_rows(
+    configured: None, channels: tuple[int, int], geometry: str, plan: str, dtype: str
+) -> None:
+    program = build("gathered_grad_weight")
+    problem = f"batch=2 in={channels[0]} out={channels[1]} groups=1 {geometry} stride=1,1,1"
+    problem += f" padding={int('kernel=3' in geometry)},1,1 output_padding=0,0,0 dilation=1,1,1"
+    arguments = ["--seed", "2", "--pass", "grad_weight", "--layout", "contiguous"]
+    arguments += ["--type", dtype, "--plans", "40", "--count", "1"]
+    run = subprocess.run(
+        [program, *arguments, "--verbose", "--problem", problem],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(plan, run.stdout), "no such plan was run"
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
