@@ -132,6 +132,19 @@ def test_many_channels_fit_the_counters(channels: int, layout: str, dtype: str) 
     assert plan["chunks"] * case.kernel[0] < 1 << 15
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "shape",
+    ["1,16,4,255,255 -> 1000000 k1 s8", "1,16,1,16,255 -> 300000 k1x2x1 s1x1x8 d1x200x1"],
+)
+def test_many_channels_fit_a_gathered_box(shape: str, layout: str) -> None:
+    """The words of a box overflowed 32 bits, and seemed to fit."""
+    found = plans.plan(parse_shape(shape), "tf32", layout, "grad_weight", H200)
+    (entry,) = (entry for entry in found["engines"] if entry["engine"] == "gathered")
+    plan = entry["plan"]
+    assert plan is None or 4 * plan["row_channels_per_block"] < plan["shared_bytes"]
+
+
 def test_alternatives_are_sorted_and_hold_the_plan() -> None:
     case = select(["monai_64"])[0]
     for operator in OPERATORS:

@@ -170,7 +170,20 @@ struct Search {
     return std::pow(powers, 1 / kOverlap) + kTileClocks;
   }
 
+  // Whether a plane of the box is small enough to be counted in 32 bits; far more than fits.
+  bool counts_box(const GatheredGradWeightPlan& plan) const {
+    constexpr double kMostWords = 1 << 26, kPadding = 16;
+    double words = 1. * plan.samples * (plan.slice + kPadding);
+    for (int a = 1; a < 3; ++a) {
+      const Axis& axis = problem.axes[a];
+      words *= 1. * axis.stride * (plan.tile[a] - 1) + 1. * axis.dilation * (axis.kernel - 1) +
+               (a == 2 ? kPadding : 1);
+    }
+    return words < kMostWords;
+  }
+
   void choose_split(GatheredGradWeightPlan plan) {
+    if (!counts_box(plan)) return;
     plan.splits = 1;
     for (plan.stages = kMostStages; plan.stages >= 2; --plan.stages)
       if (gathered_grad_weight_sizes(original, plan).shared_bytes <= device.shared_per_block) break;
