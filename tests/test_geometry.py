@@ -20,7 +20,12 @@ COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("geometry_test", 10_000), ("kernel_geometry_test", 3000), ("depthwise_test", 1500)],
+    [
+        ("geometry_test", 10_000),
+        ("kernel_geometry_test", 3000),
+        ("gathered_geometry_test", 700),
+        ("depthwise_test", 1500),
+    ],
 )
 def test_against_the_definition(tmp_path: Path, name: str, least: int) -> None:
     """The tap table, the index algebra of the tensor-core kernels, the depthwise threads."""

@@ -157,13 +157,10 @@ __device__ __forceinline__ int64_t place_of_row(const GatheredGradWeightArgument
          tap % axes[1].kernel * args.result_tap_stride[1] + w * args.result_tap_stride[2];
 }
 
-// Sum i of a thread: its row of a product, and its column.
+// The row of a thread's i-th sum; its column is sum_column.
 template <bool kChannelsLast>
 __device__ __forceinline__ int gathered_row(int thread, int i) {
   return thread / 32 * 16 + fragment_row<kChannelsLast>(thread % 32, i / 2 % 2);
-}
-__device__ __forceinline__ int gathered_column(int thread, int i) {
-  return i / 4 * 8 + thread % 4 * 2 + i % 2;
 }
 
 template <typename T, int kColumns, int kTiles, bool kChannelsLast>
@@ -275,7 +272,7 @@ __global__ void __launch_bounds__(kGatherThreads, 1)
                           (job.input_slice * kColumns + thread % 4 * 2) * args.result_column_stride;
 #pragma unroll
         for (int i = 0; i < kColumns / 2; ++i) {
-          if (i / 2 % 2 != half || gathered_column(thread, i) >= columns) continue;
+          if (i / 2 % 2 != half || sum_column(thread, i) >= columns) continue;
           result[(i / 4 * 8 + i % 2) * args.result_column_stride] = Convert<T>::from(sums[t][i]);
         }
       }
@@ -299,7 +296,7 @@ __global__ void __launch_bounds__(kWarpgroupThreads)
   const int row = rows_of_block(args.sizes, job.row_block).first + tile * kGatherRows +
                   gathered_row<kChannelsLast>(thread, i);
   const int64_t place = place_of_row(args, job, row);
-  const int column = gathered_column(thread, i);
+  const int column = sum_column(thread, i);
   if (place == kNoGatheredWeight || column >= job.input_channels(args)) return;
   const float* source =
       args.workspace + static_cast<int64_t>(blockIdx.x) * kWarpgroupThreads + thread;

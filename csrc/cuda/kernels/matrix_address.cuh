@@ -1,4 +1,5 @@
-// Where an operand of a warpgroup's matrix product lies in shared memory.
+// Where an operand of a warpgroup's matrix product lies in shared memory, and its sums in
+// registers.
 #pragma once
 
 #include <cstdint>
@@ -25,5 +26,13 @@ struct MatrixAddress {
     return static_cast<uint64_t>(high) << 32 | other;
   }
 };
+
+// Row and column of a 64-row product of which a thread of the warpgroup holds sum i.
+__device__ __forceinline__ int sum_row(int thread, int i) {
+  return thread / 32 * 16 + i / 2 % 2 * 8 + thread % 32 / 4;
+}
+__device__ __forceinline__ int sum_column(int thread, int i) {
+  return i / 4 * 8 + thread % 4 * 2 + i % 2;
+}
 
 }  // namespace convt3d

@@ -43,10 +43,6 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
 }
 
 // ---- Operand ---------------------------------------------------------------------------------
-__device__ __forceinline__ bool inside_extent(int coordinate, int extent) {
-  return static_cast<unsigned>(coordinate) < static_cast<unsigned>(extent);
-}
-
 // Zeros behind the filled rows of every box, once for good. For all threads.
 __device__ inline void clear_ends_of_boxes(const WgmmaDataArguments& args,
                                            const WgmmaShared& shared) {

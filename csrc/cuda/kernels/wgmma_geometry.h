@@ -60,6 +60,10 @@ struct TilePosition {
   int sample, h, w;
 };
 
+CONVT3D_HOST_DEVICE inline bool inside_extent(int coordinate, int extent) {
+  return static_cast<unsigned>(coordinate) < static_cast<unsigned>(extent);
+}
+
 // Place of a 16-byte unit among rows of `width` units (2, 4 or 8), in units: they are exchanged
 // within 128 bytes (the matrix units' swizzle of this width), so that eight neighbouring rows fall
 // into different banks.

@@ -146,14 +146,6 @@ __device__ __forceinline__ int64_t place_of_side(const WgmmaGradWeightArguments&
          (moves ? w.tap[tile.first_w + side] * args.result_tap_stride[2] : 0);
 }
 
-// Row and column of a thread's i-th sum.
-__device__ __forceinline__ int sum_row(int thread, int i) {
-  return thread / 32 * 16 + i / 2 % 2 * 8 + thread % 32 / 4;
-}
-__device__ __forceinline__ int sum_column(int thread, int i) {
-  return i / 4 * 8 + thread % 4 * 2 + i % 2;
-}
-
 // The sums of a tap tile, through shared memory: neighbouring threads then write what lies next to
 // each other in memory, and places are looked up.
 template <typename T, int kColumns>
