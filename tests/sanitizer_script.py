@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import convt3d  # noqa: F401
 import torch
 from cases import BY_NAME, OPERATORS, arguments, make_tensors
@@ -52,6 +50,7 @@ def on_gpu(argument: object) -> object:
 
 
 if __name__ == "__main__":
+    forced = set()
     for name in NAMES:
         case = BY_NAME[name]
         for dtype in (*DTYPES, *((torch.float64,) if name == "asymmetric" else ())):
@@ -67,7 +66,15 @@ if __name__ == "__main__":
                         # Where they are possible, but another kernel is predicted to be faster.
                         for engine in ("wgmma", "gathered"):
                             operands = [on_gpu(a) for a in arguments("grad_weight", tensors, case)]
-                            with contextlib.suppress(RuntimeError):
+                            try:
                                 torch.ops.convt3d._grad_weight(*operands, engine=engine)
+                                forced.add((engine, dtype))
+                            except RuntimeError as error:
+                                if f"engine '{engine}' cannot run this problem" not in str(error):
+                                    raise
     torch.cuda.synchronize()
+    halves = {dtype for dtype in DTYPES if dtype.itemsize == 2}
+    wanted = {("gathered", dtype) for dtype in (torch.float32, *halves)}
+    wanted |= {("wgmma", dtype) for dtype in halves}
+    assert not HAS_WGMMA or forced == wanted, forced
     print("all operators ran")
