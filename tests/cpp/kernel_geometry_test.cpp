@@ -174,7 +174,9 @@ void check_samples(const Axis& a, const Axis& b, Pass pass, int samples, bool by
           return p.sample == sample && p.h == at_h && p.w == at_w;
         };
         const unsigned packed = convt3d::pack_position({sample, at_h, at_w});
-        if (!same(box.position_at(first)) || !same(convt3d::unpack_position(packed)) ||
+        const convt3d::TilePosition position = convt3d::BoxShape::position_at(
+            first, convt3d::Divisor(box.sample_rows), convt3d::Divisor(box.halo_w));
+        if (!same(position) || !same(convt3d::unpack_position(packed)) ||
             packed >= convt3d::position_end(sample + 1) || packed < convt3d::position_end(sample))
           fail(a, pass, "a position is not found again");
         for (int tap = 0; tap < h.taps() * taps_w; ++tap) {

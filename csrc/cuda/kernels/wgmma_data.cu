@@ -42,6 +42,7 @@ cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
   WgmmaDataArguments args{
       .plan = plan,
       .sizes = wgmma_data_sizes(problem, pass, channels_last, plan),
+      .indices = {},
       .operand_map = {},
       .batch = static_cast<int>(problem.batch),
       .groups = static_cast<int>(problem.groups),
@@ -59,6 +60,7 @@ cudaError_t launch_wgmma_data(const Problem& problem, Pass pass, DataType type,
           channels_last ? loads_in_vectors(result, forward ? out_channels : in_channels, type)
                         : stores_in_vectors(plan, result, type),
   };
+  args.indices = WgmmaIndices(plan, args.sizes, args.groups);
   if (plan.fill_run == 0) {
     // A box is one residue pair; several samples lie one behind the other.
     const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];

@@ -285,13 +285,16 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   uint32_t* const staging = reinterpret_cast<uint32_t*>(shared.staging) +
                             warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
 
+  // In shared memory, because results, while they are stored, take all registers.
+  WorkItem& item = shared.items[kFillWarps + warp];
+  if (consumer.lane == 0) item = WorkItem(args, static_cast<int>(blockIdx.x));
+  wait_for_tables();
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
-    // In shared memory, because results, while they are stored, take all registers.
-    const WorkItem& item = shared.items[kFillWarps + warp];
-    __syncwarp();  // all have left the item before
-    if (consumer.lane == 0)
-      shared.items[kFillWarps + warp] = WorkItem(args, static_cast<int>(index));
-    __syncwarp();
+    if (index != blockIdx.x) {
+      __syncwarp();  // all have left the item before
+      if (consumer.lane == 0) item = WorkItem(args, static_cast<int>(index));
+      __syncwarp();
+    }
     T* const result =
         static_cast<T*>(args.result.data) + item.n * args.result.stride[0] +
         static_cast<int64_t>(item.group) * args.result_channels * args.result.stride[1];
@@ -351,36 +354,18 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 #ifdef CONVT3D_HAS_WGMMA
   extern __shared__ __align__(1024) char base[];  // period of the swizzle
   const WgmmaShared shared(base, args);
-  if (threadIdx.x == 0) {
-    for (int slot = 0; slot < args.plan.box_slots; ++slot) {
-      barrier_init(shared.box_full(slot), args.plan.fill_run != 0 ? kFillWarps : 1);
-      barrier_init(shared.box_empty(slot), kConsumerWarps);
-    }
-    for (int slot = 0; slot < args.plan.weight_slots; ++slot) {
-      barrier_init(shared.weight_full(slot), 1);
-      barrier_init(shared.weight_empty(slot), kConsumerWarps);
-    }
-    fence_barrier_init();
-  }
-  write_wgmma_tables<T>(args, shared);
-  clear_ends_of_boxes(args, shared);
-  __syncthreads();
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup >= 2) {
     release_registers<producer_registers(kChannelsLast)>();
     const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
-    if (thread == 0) load_weights(args, shared);
-    if (thread < 32) return;
-    if (args.plan.fill_run == 0) {
-      if (thread == 32) fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0);
-    } else if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
-      fill_boxes<T, BoxFill::kElements>(args, shared, thread - 32);
-    } else {
-      fill_boxes<T, BoxFill::kRuns>(args, shared, thread - 32);
-    }
+    if (thread < 32)
+      load_weights(args, shared);
+    else
+      produce_boxes<T, kChannelsLast>(args, shared, thread - 32);
   } else {
     claim_registers<consumer_registers(kChannelsLast)>();
+    write_consumers_tables<T, kBlocks>(args, shared);
     consume<T, kColumns, kPlanes, kBlocks, kMergedTaps, kChannelsLast>(args, shared, warpgroup);
   }
 #endif

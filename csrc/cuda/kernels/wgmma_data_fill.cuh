@@ -8,13 +8,21 @@
 
 namespace convt3d {
 
-// ---- Weights: one thread ---------------------------------------------------------------------
+// ---- Weights: one warp, of which one thread copies -------------------------------------------
 __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaShared& shared) {
   const WgmmaDataSizes& sizes = args.sizes;
+  const int lane = threadIdx.x % 32;
+  for (int slot = lane; slot < shared.weight_slots; slot += 32) {
+    barrier_init(shared.weight_full(slot), 1);
+    barrier_init(shared.weight_empty(slot), kConsumerWarps);
+  }
+  fence_barrier_init();
+  wait_for_tables();
+  if (lane != 0) return;
   RingCursor cursor;
-  wait_for_previous_kernel();  // pack_wgmma_weights; nothing else depends on it
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
+    wait_for_previous_kernel();  // pack_wgmma_weights; nothing else depends on it
     const char* packed = args.packed + item.group * sizes.parts * sizes.part_bytes;
     const int steps = sizes.resident ? 1 : item.last_d - item.first_d;
     for (int step = 0; step < steps; ++step) {
@@ -43,15 +51,15 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
 }
 
 // ---- Operand ---------------------------------------------------------------------------------
-// Zeros behind the filled rows of every box, once for good. For all threads.
+// Zeros behind the filled rows of every box, once for good.
 __device__ inline void clear_ends_of_boxes(const WgmmaDataArguments& args,
-                                           const WgmmaShared& shared) {
+                                           const WgmmaShared& shared, int thread, int threads) {
   const BoxShape& shape = args.sizes.box;
   const int row_bytes = shape.width * kWgmmaUnitBytes;
   const int units = (shape.reached - shape.filled) * shape.width;
   if (units == 0) return;
   const int areas = args.plan.box_slots * (args.sizes.box_bytes / (shape.area * row_bytes));
-  for (int i = threadIdx.x; i < areas * units; i += kWgmmaThreads)
+  for (int i = thread; i < areas * units; i += threads)
     store_shared(shared.boxes + (i / units * shape.area + shape.filled) * row_bytes +
                      i % units * kWgmmaUnitBytes,
                  {0, 0, 0, 0});
@@ -115,6 +123,17 @@ __device__ __forceinline__ void fill_box_lines(const WgmmaDataArguments& args,
 
 enum class BoxFill { kCopyEngine, kRuns, kElements };
 
+// The barriers of boxes, by one warp.
+__device__ inline void init_box_barriers(const WgmmaDataArguments& args,
+                                         const WgmmaShared& shared) {
+  for (int slot = threadIdx.x % 32; slot < shared.box_slots; slot += 32) {
+    barrier_init(shared.box_full(slot), args.plan.fill_run != 0 ? kFillWarps : 1);
+    barrier_init(shared.box_empty(slot), kConsumerWarps);
+  }
+  fence_barrier_init();
+  __syncwarp();
+}
+
 // Fills boxes in the order in which the consumers take them up: one thread through the copy engine,
 // or seven warps.
 template <typename T, BoxFill kFill>
@@ -139,14 +158,13 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
     // end.
     const bool stay = sizes.chunks == 1;
     for (int t = item.first_d; t < item.last_d; ++t) {
-      int part = item.first_column * sizes.chunks;  // chunk of a column tile
+      int column = item.first_column, chunk = 0;
       do {
         for (int i = stay && t > item.first_d ? d.window - fresh : 0;
-             i < (stay ? d.window : shared.columns[part / sizes.chunks].chunk_rounds); ++i) {
-          const int channel = part % sizes.chunks * plan.chunk_units * kWgmmaUnitElements<T>;
-          const int z =
-              d.operand_step * t + d.origin +
-              (stay ? i : d.offset[d.plane_begin[shared.columns[part / sizes.chunks].d] + i]);
+             i < (stay ? d.window : shared.columns[column].chunk_rounds); ++i) {
+          const int channel = chunk * plan.chunk_units * kWgmmaUnitElements<T>;
+          const int z = d.operand_step * t + d.origin +
+                        (stay ? i : d.offset[d.plane_begin[shared.columns[column].d] + i]);
           const int y = h.operand_step * item.h + h.origin;
           const int x = w.operand_step * item.w + w.origin;
           const uint32_t box = shared.boxes + cursor.slot * sizes.box_bytes;
@@ -188,10 +206,40 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
           }
           cursor.advance(shared.box_slots);
         }
-      } while (!stay && ++part < item.last_column * sizes.chunks);
+        if (++chunk == sizes.chunks) {
+          chunk = 0;
+          ++column;
+        }
+      } while (!stay && column < item.last_column);
     }
   }
   if (kCopies) copies.flush();
+}
+
+// The tables of the filling warps, then their boxes. Where the copy engine fills boxes that hold
+// all channels, it needs no table: it begins while they are written.
+template <typename T, bool kChannelsLast>
+__device__ __forceinline__ void produce_boxes(const WgmmaDataArguments& args,
+                                              const WgmmaShared& shared, int thread) {
+  const bool by_warps = args.plan.fill_run != 0;
+  if (thread < 32) {
+    init_box_barriers(args, shared);
+  } else {
+    constexpr int kOthers = kFillThreads - 32;
+    clear_ends_of_boxes(args, shared, thread - 32, kOthers);
+    if (by_warps) write_places(args, shared, thread - 32, kOthers);
+  }
+  if (by_warps || (args.sizes.chunks > 1 && thread < 32))
+    wait_for_tables();
+  else
+    end_tables();
+  if (!by_warps) {
+    if (thread == 0) fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0);
+  } else if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
+    fill_boxes<T, BoxFill::kElements>(args, shared, thread);
+  } else {
+    fill_boxes<T, BoxFill::kRuns>(args, shared, thread);
+  }
 }
 
 }  // namespace convt3d

@@ -1,6 +1,8 @@
 // Weights as the WGMMA data kernel (wgmma_data.cuh) consumes them: one small kernel per call.
 //
-//   weight -> shared   in the order of the tensor's memory (weight_piece.cuh)
+//   weight -> shared   in the order of the tensor's memory (weight_piece.cuh); meanwhile some
+//   threads
+//                      find out where the taps go
 //   shared -> packed   tap by tap, neighbouring threads to neighbouring columns
 #pragma once
 
@@ -11,8 +13,9 @@
 namespace convt3d {
 
 constexpr int kMostPieceTaps = 256;
+constexpr int kTapThreads = 64;
 
-// A piece: taps in the tables' order x 8, 16 or 32 channels x units of one chunk.
+// A piece: taps in the order (kd, kh, kw) x 8, 16 or 32 channels x units of one chunk.
 struct WgmmaPieces {
   PieceShape shape;
   int channel_bits;                    // 1 << channel_bits channels
@@ -49,6 +52,11 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   }
   pieces.channel_parts = args.sizes.channel_tiles * (plan.columns / channels);
   pieces.tap_parts = tap_parts(channels);
+  // Taps that lie apart in memory are as well read by different blocks.
+  const int blocks = args.groups * pieces.channel_parts * unit_parts;
+  if (args.weight.stride[4] > std::min(args.weight_operand_stride, args.weight_result_stride))
+    pieces.tap_parts =
+        std::max(pieces.tap_parts, std::min(taps, (kEnoughBlocks + blocks - 1) / blocks));
   while (1 << pieces.channel_bits < channels) ++pieces.channel_bits;
   pieces.unit_parts = Divisor(unit_parts);
   pieces.tile_channels = Divisor(plan.columns);
@@ -58,6 +66,7 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   pieces.shape = PieceShape(args.weight, args.weight_operand_stride, args.weight_result_stride,
                             args.weight_group_stride, kernel, plan.unit_elements,
                             (taps + pieces.tap_parts - 1) / pieces.tap_parts, channels, units);
+  pieces.tap_parts = (taps + pieces.shape.taps - 1) / pieces.shape.taps;
   return pieces;
 }
 
@@ -104,43 +113,20 @@ __device__ __forceinline__ int place_of_channel(int channel) {
   return channel ^ channel / 8 % 4 * 2;
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kPieceThreads)
-    pack_wgmma_weights(const __grid_constant__ WgmmaDataArguments args,
-                       const __grid_constant__ WgmmaPieces pieces, bool channels_last) {
-  struct Tap {
-    int64_t source;  // elements
-    int64_t packed;  // units from the group's first
-  };
-  __shared__ uint4 staged[kPieceUnits];
-  __shared__ Tap taps[kMostPieceTaps];
-#ifdef CONVT3D_HAS_WGMMA
-  launch_dependents();
-#endif
-  const WgmmaDataPlan& plan = args.plan;
-  const PieceShape& shape = pieces.shape;
-  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-  int tap_part = blockIdx.x;
-  const int first_unit = pieces.unit_parts.take(tap_part) * shape.units;  // in the group
-  const int first_channel = blockIdx.y << pieces.channel_bits;            // in the group
-  const int group = blockIdx.z;
-  const int first_piece_tap = tap_part * shape.taps;
-  const int all_taps = d.taps() * pieces.taps_h.value() * pieces.taps_w.value();
-  const int piece_taps = min(shape.taps, all_taps - first_piece_tap);
-  const int columns = product_columns(plan);
-  int slice = first_channel, chunk = first_unit;
-  const int tile_channel = pieces.tile_channels.take(slice);
-  const int chunk_unit = pieces.chunk_units.take(chunk);
-  const int pitch = piece_pitch(shape.channels, shape.units);
+// Where a tap of the tables (PlaneTaps) goes: units from the group's first packed one. The order is
+// that of first_tap() and TapPlanes (wgmma_data_tables.cuh), with fewer instructions.
+struct PackedTap {
+  int tap;  // in the order (kd, kh, kw)
+  int64_t packed;
 
-  // The order is that of first_tap() and TapPlanes (wgmma_data_tables.cuh), with fewer
-  // instructions.
-  for (int i = threadIdx.x; i < piece_taps; i += kPieceThreads) {
-    int tap_d = first_piece_tap + i;
+  __device__ __forceinline__ PackedTap(const WgmmaDataArguments& args, const WgmmaPieces& pieces,
+                                       int slice, int chunk, int listed) {
+    const WgmmaDataPlan& plan = args.plan;
+    const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+    int tap_d = listed;
     const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
-    taps[i].source = d.tap[tap_d] * args.weight.stride[2] + h.tap[tap_h] * args.weight.stride[3] +
-                     w.tap[tap_w] * args.weight.stride[4];
     const int all_h = pieces.taps_h.value(), all_w = listed_taps(plan);
+    tap = (d.tap[tap_d] * all_h + h.tap[tap_h]) * pieces.taps_w.value() + w.tap[tap_w];
     const PlaneTaps of_d(d, tap_d), of_h(h, tap_h);
     PlaneTaps of_w(w, tap_w);
     if (plan.merged_taps > 0 || plan.w_planes > 1) of_w.begin = 0, of_w.count = all_w;
@@ -151,22 +137,58 @@ __global__ void __launch_bounds__(kPieceThreads)
         ((tap_d - of_d.begin) * of_h.count + tap_h - of_h.begin) * of_w.count + place_w;
     const int at =
         (slice * args.sizes.taps + before) * args.sizes.chunks + chunk * lines * of_w.count + rank;
-    taps[i].packed = static_cast<int64_t>(at) * (plan.chunk_units * columns) +
-                     (plan.merged_taps > 0 ? tap_w * plan.columns : 0);
+    packed = static_cast<int64_t>(at) * (plan.chunk_units * product_columns(plan)) +
+             (plan.merged_taps > 0 ? tap_w * plan.columns : 0);
   }
-  __syncthreads();
+};
 
+template <typename T>
+__global__ void __launch_bounds__(kPieceThreads + kTapThreads)
+    pack_wgmma_weights(const __grid_constant__ WgmmaDataArguments args,
+                       const __grid_constant__ WgmmaPieces pieces, bool channels_last) {
+  __shared__ uint4 staged[kPieceUnits];
+  __shared__ int64_t packed_taps[kMostPieceTaps];  // PackedTap::packed
+#ifdef CONVT3D_HAS_WGMMA
+  launch_dependents();
+#endif
+  const WgmmaDataPlan& plan = args.plan;
+  const PieceShape& shape = pieces.shape;
+  int tap_part = blockIdx.x;
+  const int first_unit = pieces.unit_parts.take(tap_part) * shape.units;  // in the group
+  const int first_channel = blockIdx.y << pieces.channel_bits;            // in the group
+  const int group = blockIdx.z;
+  const int first_piece_tap = tap_part * shape.taps;
+  const int all_taps = plan.axes[0].taps() * pieces.taps_h.value() * pieces.taps_w.value();
+  const int piece_taps = min(shape.taps, all_taps - first_piece_tap);
+  const int columns = product_columns(plan);
+  int slice = first_channel, chunk = first_unit;
+  const int tile_channel = pieces.tile_channels.take(slice);
+  const int chunk_unit = pieces.chunk_units.take(chunk);
+  const int pitch = piece_pitch(shape.channels, shape.units);
+
+  if (threadIdx.x >= kPieceThreads) {
+    for (int i = threadIdx.x - kPieceThreads; i < all_taps; i += kTapThreads) {
+      const PackedTap at(args, pieces, slice, chunk, i);
+      if (static_cast<unsigned>(at.tap - first_piece_tap) < static_cast<unsigned>(piece_taps))
+        packed_taps[at.tap - first_piece_tap] = at.packed;
+    }
+    __syncthreads();
+    return;
+  }
   constexpr int kElements = kWgmmaUnitElements<T>;
   const int64_t unit_stride = kElements * args.weight_operand_stride;
   const T* weight = static_cast<const T*>(args.weight.data) + group * args.weight_group_stride +
                     first_channel * args.weight_result_stride + first_unit * unit_stride;
   const int channels = args.result_channels - first_channel;
   const int operand_channels = args.operand_channels - first_unit * kElements;
-#pragma unroll 2
+#pragma unroll 4
   for (int i = threadIdx.x; i < shape.size(); i += kPieceThreads) {
     const PiecePlace at = shape.at(i);
     if (at.tap >= piece_taps) continue;
-    const T* source = weight + taps[at.tap].source + at.channel * args.weight_result_stride +
+    int tap_d = first_piece_tap + at.tap;
+    const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
+    const T* source = weight + tap_d * args.weight.stride[2] + tap_h * args.weight.stride[3] +
+                      tap_w * args.weight.stride[4] + at.channel * args.weight_result_stride +
                       at.unit * unit_stride;
     const int present = at.channel < channels ? operand_channels - at.unit * kElements : 0;
     uint4 unit = read_unit(source, args.weight_operand_stride, present, shape.vectors);
@@ -189,7 +211,7 @@ __global__ void __launch_bounds__(kPieceThreads)
   for (int unit = 0; unit < shape.units; ++unit) {
 #pragma unroll 4
     for (int tap = row; tap < piece_taps; tap += rows)
-      packed[taps[tap].packed] = source[tap * pitch];
+      packed[packed_taps[tap]] = source[tap * pitch];
     packed += columns;
     source += shape.channels;
   }
@@ -202,8 +224,8 @@ cudaError_t launch_pack_wgmma_weights(const WgmmaDataArguments& args, bool chann
   const dim3 blocks(static_cast<unsigned>(pieces.unit_parts.value() * pieces.tap_parts),
                     static_cast<unsigned>(pieces.channel_parts),
                     static_cast<unsigned>(args.groups));
-  return launch_kernel(pack_wgmma_weights<T>, blocks, kPieceThreads, 0, stream, args, pieces,
-                       channels_last);
+  return launch_kernel(pack_wgmma_weights<T>, blocks, kPieceThreads + kTapThreads, 0, stream, args,
+                       pieces, channels_last);
 }
 
 }  // namespace convt3d

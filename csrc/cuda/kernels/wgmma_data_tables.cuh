@@ -6,6 +6,7 @@
 
 #include <type_traits>
 
+#include "divisor.h"
 #include "mma.cuh"
 #include "scalar.cuh"
 #include "wgmma.cuh"
@@ -25,9 +26,51 @@ constexpr int consumer_registers(bool channels_last) {
 template <typename T>
 using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
 
+// Taps along w, merged ones as one.
+CONVT3D_HOST_DEVICE inline int listed_taps(const WgmmaDataPlan& plan) {
+  return plan.merged_taps > 0 ? 1 : plan.axes[2].taps();
+}
+
+// What indices are divided by, and rows that would take divisions to find: before the first product
+// a kernel waits for its instructions, so that fewer of them are a shorter wait.
+struct WgmmaIndices {
+  Divisor tiles_w, tiles_h, column_parts, segments, groups;  // of work items
+  Divisor planes_w, planes_h, planes_d;                      // of column tiles
+  Divisor taps_w, taps_h;                                    // of the list of taps
+  Divisor halo_w, sample_rows;                               // of a box, rows
+  Divisor span_w;                                            // and operand coordinates
+  Divisor channels;                                          // of a group's column tiles, padded
+  int tiles_per_part;                                        // column tiles
+  int tap_rows_h[kMostWindowTaps], tap_rows_w[kMostWindowTaps];  // of a box, which taps begin at
+
+  WgmmaIndices() = default;
+  WgmmaIndices(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, int groups)
+      : tiles_w(sizes.tiles_w),
+        tiles_h(sizes.tiles_h),
+        column_parts(plan.column_parts),
+        segments(sizes.segments),
+        groups(groups),
+        planes_w(plan.w_planes > 1 ? 1 : plan.axes[2].planes),
+        planes_h(plan.axes[1].planes),
+        planes_d(plan.axes[0].planes),
+        taps_w(listed_taps(plan)),
+        taps_h(plan.axes[1].taps()),
+        halo_w(sizes.box.halo_w),
+        sample_rows(sizes.box.sample_rows),
+        span_w(sizes.box.span_w),
+        channels(sizes.channel_tiles * plan.columns),
+        tiles_per_part((sizes.column_tiles + plan.column_parts - 1) / plan.column_parts) {
+    const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+    for (int tap = 0; tap < h.taps(); ++tap) tap_rows_h[tap] = sizes.box.row_h(h, h.offset[tap]);
+    for (int tap = 0; tap < listed_taps(plan); ++tap)
+      tap_rows_w[tap] = plan.merged_taps > 0 ? 0 : sizes.box.row_w(w, w.offset[tap]);
+  }
+};
+
 struct WgmmaDataArguments {
   WgmmaDataPlan plan;
   WgmmaDataSizes sizes;
+  WgmmaIndices indices;
   CUtensorMap operand_map;  // if plan.fill_run == 0
   int batch, groups;
   int operand_channels, result_channels;  // per group
@@ -39,10 +82,7 @@ struct WgmmaDataArguments {
 };
 
 // ---- The order of taps -----------------------------------------------------------------------
-// Taps along w, merged ones as one: all, and those of a column tile of this plane.
-__device__ __forceinline__ int listed_taps(const WgmmaDataPlan& plan) {
-  return plan.merged_taps > 0 ? 1 : plan.axes[2].taps();
-}
+// Listed taps along w of a column tile of this plane.
 __device__ __forceinline__ int listed_taps_of(const WgmmaDataPlan& plan, int plane_w) {
   return plan.merged_taps > 0 || plan.w_planes > 1 ? listed_taps(plan)
                                                    : plan.axes[2].taps_of(plane_w);
@@ -67,12 +107,13 @@ struct TapPlanes {
   int plane_d, plane_h, plane_w;
   int rank;
 
-  __device__ TapPlanes(const WgmmaDataPlan& plan, int index) {
+  __device__ TapPlanes(const WgmmaDataArguments& args, int index) {
+    const WgmmaDataPlan& plan = args.plan;
     const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
     const int all_w = listed_taps(plan);
-    tap_w = index % all_w;
-    tap_h = index / all_w % h.taps();
-    tap_d = index / all_w / h.taps();
+    tap_d = index;
+    tap_w = args.indices.taps_w.take(tap_d);
+    tap_h = args.indices.taps_h.take(tap_d);
     plane_d = plane_of(d, tap_d);
     plane_h = plane_of(h, tap_h);
     plane_w = plan.merged_taps > 0 || plan.w_planes > 1 ? 0 : plane_of(w, tap_w);
@@ -100,22 +141,17 @@ struct WorkItem {
 
   __device__ WorkItem(const WgmmaDataArguments& args, int index) {
     const WgmmaDataPlan& plan = args.plan;
-    const WgmmaDataSizes& sizes = args.sizes;
-    w = index % sizes.tiles_w * plan.tile_w;
-    index /= sizes.tiles_w;
-    h = index % sizes.tiles_h * plan.tile_h;
-    index /= sizes.tiles_h;
-    const int part = index % plan.column_parts;
-    index /= plan.column_parts;
-    first_d = index % sizes.segments * plan.segment;
+    const WgmmaIndices& indices = args.indices;
+    w = indices.tiles_w.take(index) * plan.tile_w;
+    h = indices.tiles_h.take(index) * plan.tile_h;
+    const int part = indices.column_parts.take(index);
+    first_d = indices.segments.take(index) * plan.segment;
     last_d = min(first_d + plan.segment, plan.axes[0].positions);
-    index /= sizes.segments;
-    group = index % args.groups;
-    n = index / args.groups * plan.samples;
+    group = indices.groups.take(index);
+    n = index * plan.samples;
     samples = min(plan.samples, args.batch - n);
-    const int per_part = (sizes.column_tiles + plan.column_parts - 1) / plan.column_parts;
-    first_column = part * per_part;
-    last_column = min(first_column + per_part, sizes.column_tiles);
+    first_column = part * indices.tiles_per_part;
+    last_column = min(first_column + indices.tiles_per_part, args.sizes.column_tiles);
   }
 };
 
@@ -183,23 +219,21 @@ struct WgmmaShared {
 
 static_assert(sizeof(ColumnPlace) == kColumnPlaceBytes && sizeof(WorkItem) == kWorkItemBytes);
 
-template <typename T>
-__device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaShared& shared) {
+// Each table is written by warps of its own, all at the same time: what runs once waits for
+// instructions and arguments to come from memory, and this way for all of them together. Entries
+// are written by `threads` threads, of which this is number `thread`.
+__device__ inline void write_columns(const WgmmaDataArguments& args, const WgmmaShared& shared,
+                                     int thread, int threads) {
   const WgmmaDataPlan& plan = args.plan;
   const WgmmaDataSizes& sizes = args.sizes;
-  const BoxShape& box = sizes.box;
-  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
-  for (int i = threadIdx.x; i < sizes.column_tiles; i += kWgmmaThreads) {
-    int index = i;
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1];
+  for (int i = thread; i < sizes.column_tiles; i += threads) {
+    int slice = i;
     ColumnPlace place{};
-    if (plan.w_planes == 1) {
-      place.w = index % w.planes;
-      index /= w.planes;
-    }
-    place.h = index % h.planes;
-    index /= h.planes;
-    place.d = index % d.planes;
-    place.slice = index / d.planes;
+    place.w = args.indices.planes_w.take(slice);
+    place.h = args.indices.planes_h.take(slice);
+    place.d = args.indices.planes_d.take(slice);
+    place.slice = slice;
     place.first_tap = first_tap(plan, 0, place.d, place.h, place.w, 1, 0);
     const int taps_d = d.taps_of(place.d), taps_w = listed_taps_of(plan, place.w);
     place.lines = (sizes.one_by_one ? 1 : taps_d) * h.taps_of(place.h);
@@ -208,14 +242,21 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
     place.rounds = place.chunk_rounds * sizes.chunks;
     shared.columns[i] = place;
   }
-  // Rows that are eight apart in a block of 64 begin runs, one behind the other (flattened) or one
-  // h apart (squares), which its blocks fill: a warp's sums are of two runs of 8 * blocks rows.
+}
+
+// Rows that are eight apart in a block of 64 begin runs, one behind the other (flattened) or one h
+// apart (squares), which its blocks fill: a warp's sums are of two runs of 8 * blocks rows.
+template <int kBlocks>
+__device__ __forceinline__ void write_rows(const WgmmaDataArguments& args,
+                                           const WgmmaShared& shared, int thread, int threads) {
+  const WgmmaDataPlan& plan = args.plan;
   const int run_rows = wgmma_run_rows(plan);
-  for (int i = threadIdx.x; i < 2 * 64 * plan.blocks; i += kWgmmaThreads) {
-    const int run = i / (8 * plan.blocks), in_run = i % (8 * plan.blocks);
+  for (int i = thread; i < 2 * 64 * kBlocks; i += threads) {
+    const int run = i / (8 * kBlocks), in_run = i % (8 * kBlocks);
     TilePosition at{};
     if (plan.flattened) {
-      at = box.position_at(run * run_rows + in_run);
+      at = BoxShape::position_at(run * run_rows + in_run, args.indices.sample_rows,
+                                 args.indices.halo_w);
     } else {
       at.h = plan.side_by_side ? run % 8 : run;
       at.w = in_run + (plan.side_by_side ? run / 8 * run_rows : 0);
@@ -224,30 +265,72 @@ __device__ void write_wgmma_tables(const WgmmaDataArguments& args, const WgmmaSh
         in_run < run_rows && at.sample < plan.samples && at.h < plan.tile_h && at.w < plan.tile_w;
     shared.rows[i] = exists ? pack_position(at) : kNoPosition;
   }
-  for (int i = threadIdx.x; i < box.places; i += kWgmmaThreads) {
-    const int line = i / box.span_w, x = i % box.span_w;
+}
+
+__device__ inline void write_places(const WgmmaDataArguments& args, const WgmmaShared& shared,
+                                    int thread, int threads) {
+  const BoxShape& box = args.sizes.box;
+  const WindowAxis &h = args.plan.axes[1], &w = args.plan.axes[2];
+  for (int i = thread; i < box.places; i += threads) {
+    int line = i;
+    const int x = args.indices.span_w.take(line);
     const int sample = box.sample_of_line(line), y = line - sample * box.span_h;
     shared.places[i] =
         static_cast<unsigned>(line) << 24 | static_cast<unsigned>(x) << 16 |
         static_cast<unsigned>(sample * box.sample_rows + box.row_h(h, y) + box.row_w(w, x));
   }
-  for (int i = threadIdx.x; i < sizes.taps; i += kWgmmaThreads) {
-    const TapPlanes tap(plan, i);
+}
+
+__device__ inline void write_taps(const WgmmaDataArguments& args, const WgmmaShared& shared,
+                                  int thread, int threads) {
+  const WgmmaDataPlan& plan = args.plan;
+  const WgmmaDataSizes& sizes = args.sizes;
+  for (int i = thread; i < sizes.taps; i += threads) {
+    const TapPlanes tap(args, i);
     const int at = first_tap(plan, 0, tap.plane_d, tap.plane_h, tap.plane_w, 1, 0) + tap.rank;
-    const int box_of_round = sizes.one_by_one ? 0 : d.offset[tap.tap_d];
-    const int row = box.row_h(h, h.offset[tap.tap_h]) +
-                    (plan.merged_taps > 0 ? 0 : box.row_w(w, w.offset[tap.tap_w]));
-    shared.taps[at] = box_of_round * (sizes.box_bytes / kWgmmaUnitBytes) + row * box.width;
+    const int box_of_round = sizes.one_by_one ? 0 : plan.axes[0].offset[tap.tap_d];
+    const int row = args.indices.tap_rows_h[tap.tap_h] + args.indices.tap_rows_w[tap.tap_w];
+    shared.taps[at] = box_of_round * (sizes.box_bytes / kWgmmaUnitBytes) + row * sizes.box.width;
   }
-  const int padded = sizes.channel_tiles * plan.columns;
-  for (int i = threadIdx.x; i < args.groups * padded; i += kWgmmaThreads) {
-    const int channel = i % padded;
+}
+
+template <typename T>
+__device__ void write_bias(const WgmmaDataArguments& args, const WgmmaShared& shared, int thread,
+                           int threads) {
+  const Divisor& channels = args.indices.channels;
+  for (int i = thread; i < args.groups * channels.value(); i += threads) {
+    int group = i;
+    const int channel = channels.take(group);
     shared.bias[i] =
         args.bias.data != nullptr && channel < args.result_channels
             ? Convert<float>::from(static_cast<const T*>(
-                  args.bias.data)[(i / padded * args.result_channels + channel) * args.bias.stride])
+                  args.bias.data)[(group * args.result_channels + channel) * args.bias.stride])
             : 0.f;
   }
+}
+
+// By the consumers.
+template <typename T, int kBlocks>
+__device__ __forceinline__ void write_consumers_tables(const WgmmaDataArguments& args,
+                                                       const WgmmaShared& shared) {
+  constexpr int kThreads = 2 * kWarpgroupThreads / 4;
+  const int table = static_cast<int>(uniform(threadIdx.x / kThreads));
+  const int thread = threadIdx.x % kThreads;
+  if (table == 0)
+    write_columns(args, shared, thread, kThreads);
+  else if (table == 1)
+    write_rows<kBlocks>(args, shared, thread, kThreads);
+  else if (table == 2)
+    write_taps(args, shared, thread, kThreads);
+  else
+    write_bias<T>(args, shared, thread, kThreads);
+}
+
+// All meet here who need tables of others; the others only say that theirs are written.
+constexpr int kTablesBarrier = 3;
+__device__ __forceinline__ void wait_for_tables() { named_barrier(kTablesBarrier, kWgmmaThreads); }
+__device__ __forceinline__ void end_tables() {
+  arrive_at_named_barrier(kTablesBarrier, kWgmmaThreads);
 }
 
 }  // namespace convt3d

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "divisor.h"
 #include "tile_geometry.h"
 
 namespace convt3d {
@@ -103,8 +104,14 @@ struct BoxShape {
   CONVT3D_HOST_DEVICE int row_of(const TilePosition& position) const {
     return position.sample * sample_rows + position.h * halo_w + position.w;
   }
-  CONVT3D_HOST_DEVICE TilePosition position_at(int row) const {
-    return {row / sample_rows, row % sample_rows / halo_w, row % halo_w};
+  // The divisors are sample_rows and halo_w.
+  static CONVT3D_HOST_DEVICE TilePosition position_at(int row, const Divisor& sample_rows,
+                                                      const Divisor& halo_w) {
+    TilePosition position{};
+    position.h = sample_rows.take(row);
+    position.sample = row;
+    position.w = halo_w.take(position.h);
+    return position;
   }
   // Bytes from the first to the next `width` units of channels.
   CONVT3D_HOST_DEVICE int bytes() const { return rows * width * 16; }
