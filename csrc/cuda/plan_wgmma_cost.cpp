@@ -11,9 +11,10 @@ namespace {
 // Fitted to 7,200 measurements of plans of the benchmark's cases (docs/performance.md).
 constexpr double kStageClocks = 410;  // least per weight stage: barriers
 constexpr double kPartClocks = 285;   // least per part of a stage: addresses, one group under way
-constexpr double kRoundClocks = 445;  // per box waited for by itself: pipeline drained
+constexpr double kPairedPartClocks = 220;
+constexpr double kRoundClocks = 445;       // per box waited for by itself: pipeline drained
 constexpr double kColumnTileClocks = 780;  // pipeline start and drain
-constexpr double kItemClocks = 13500;      // tables, first boxes of a work item
+constexpr double kItemClocks = 12000;      // tables, first boxes of a work item
 constexpr double kStoreBytes = 7.7;        // of results, per clock and warpgroup
 constexpr double kStoreWordBytes = 6.7;    // contiguous, where they leave in words
 constexpr double kMergedSums = 5.1;        // of merged taps, per clock and warpgroup
@@ -88,7 +89,8 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
                         : sizes.chunks > 1 ? boxes
                                            : static_cast<double>(d.window) * tiles;
   const double products =
-      std::max({multiplied, stages * kStageClocks, parts_of_taps * kPartClocks}) +
+      std::max({multiplied, stages * kStageClocks,
+                parts_of_taps * (sizes.pairs ? kPairedPartClocks : kPartClocks)}) +
       tiles * kColumnTileClocks + rounds * kRoundClocks;
   const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
   const double merged = tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;

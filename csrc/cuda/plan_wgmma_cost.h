@@ -3,17 +3,11 @@
 // compares its predictions with measurements.
 #pragma once
 
-#include <algorithm>
-
 #include "kernels/wgmma_data_sizes.h"
 
 namespace convt3d {
 
 constexpr double kMemoryBytes = 17;  // of tensors, per clock and multiprocessor
-
-// A 64-row product of so many columns and one k-step: the matrix unit, or operands from shared
-// memory.
-constexpr double product_clocks(int columns) { return std::max(columns / 2., 16 + columns / 4.); }
 
 constexpr double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
 

@@ -108,6 +108,10 @@ inline void wgmma_commit() { emulator::wgmma_commit(); }
 inline unsigned uniform(unsigned value, const emulator::Where& where = emulator::Where::current()) {
   return __shfl_sync(0xffffffffu, value, 0, where);
 }
+inline unsigned uniform_of(int source, int, unsigned value,
+                           const emulator::Where& where = emulator::Where::current()) {
+  return __shfl_sync(0xffffffffu, value, source, where);
+}
 inline float shuffle_sum(float sum, int lane,
                          const emulator::Where& where = emulator::Where::current()) {
   return __shfl_sync(0xffffffffu, sum, lane, where);

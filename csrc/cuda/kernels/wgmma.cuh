@@ -165,6 +165,10 @@ __device__ __forceinline__ void wgmma_commit() {
 __device__ __forceinline__ unsigned uniform(unsigned value) {
   return __reduce_or_sync(0xffffffffu, value);
 }
+// The same of a value that one lane has: that of lane `source`, for lane `lane`.
+__device__ __forceinline__ unsigned uniform_of(int source, int lane, unsigned value) {
+  return uniform(lane == source ? value : 0);
+}
 // Another lane's sum. With the compiler's own shuffle, ptxas serialises the products (C7511).
 __device__ __forceinline__ float shuffle_sum(float sum, int lane) {
   float other;

@@ -49,7 +49,7 @@ struct Consumer {
   float sums[kBlocks][kPlanes][kColumns / 2];
   MatrixAddress left, right;
   int lane;
-  int block_units, left_step, box_units, part_units;
+  int block_units, step_units, box_units, part_units;
   // The ring of weights: barrier and address of the next stage, parity of its phase.
   uint32_t stage_full, parity = 0;
   int stage_at;          // of the next part
@@ -71,7 +71,7 @@ struct Consumer {
         right(memory.weights, kColumns * kWgmmaUnitBytes, 8 * kWgmmaUnitBytes),
         lane(threadIdx.x % 32),
         block_units(8 * arguments.sizes.box.width),
-        left_step(arguments.sizes.box.width == 2 ? arguments.sizes.box.rows * 2 : 2),
+        step_units(arguments.sizes.box.width == 2 ? arguments.sizes.box.rows * 2 : 2),
         box_units(arguments.sizes.box_bytes / kWgmmaUnitBytes),
         part_units(arguments.sizes.part_bytes / kWgmmaUnitBytes) {
     restart_stages();
@@ -132,28 +132,32 @@ struct Consumer {
     }
   }
 
-  // One part of a stage, of plane p: straight code, so that its products leave back to back.
-  // `accumulate` is false for the first products of a plane. `advance` finds the next part's
+  // Parts of a stage, of plane p: straight code, so that their products leave back to back.
+  // `accumulate` is false for the first products of a plane. `advance` finds the next parts'
   // operand while they run.
-  template <int kSteps, typename Advance>
-  __device__ __forceinline__ void multiply_part(int p, int left_at, bool accumulate,
-                                                const Advance& advance) {
+  template <int kSteps, int kParts, typename Advance>
+  __device__ __forceinline__ void multiply_parts(int p, const int (&left_at)[kParts],
+                                                 bool accumulate, const Advance& advance) {
     if (stage_begins) barrier_wait(stage_full, parity);
-    const uint64_t a = left.with(left_at), b = right.with(stage_at);
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
+    for (int part = 0; part < kParts; ++part) {
+      const uint64_t a = left.with(left_at[part]), b = right.with(stage_at + part * part_units);
 #pragma unroll
-      for (int block = 0; block < kBlocks; ++block)
-        Wgmma<T, kColumns>::multiply(sums[block][p], a + step * left_step + block * block_units,
-                                     b + step * 2 * kColumns, step > 0 || accumulate);
+      for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block)
+          Wgmma<T, kColumns>::multiply(sums[block][p], a + step * step_units + block * block_units,
+                                       b + step * 2 * kColumns, part > 0 || step > 0 || accumulate);
+      }
     }
     // Part of the straight code: elsewhere ptxas makes it a group of one empty product, and waiting
     // for all but that one waits for these.
     wgmma_commit();
     const uint32_t multiplied = unfreed;
     unfreed = 0;
-    stage_at += part_units;
-    stage_begins = --parts_left == 0;
+    stage_at += kParts * part_units;
+    parts_left -= kParts;
+    stage_begins = parts_left == 0;
     if (stage_begins) end_stage();
     advance();
     wgmma_wait<1>();
@@ -162,46 +166,94 @@ struct Consumer {
 
   // The taps of a round from the list, for one chunk. `slot`: of the box that the list's places
   // count from.
-  template <int kSteps>
+  template <int kSteps, bool kPairs>
   __device__ __forceinline__ void multiply_taps(const ColumnPlace& tile, int first_tap, int slot,
                                                 bool first_round) {
     // A part is one row's width of channels, or several where the width is one step.
-    const int tap_step = 2 * kSteps * args.sizes.box.rows;
+    const int tap_step = static_cast<int>(uniform(2 * kSteps * args.sizes.box.rows));
     const int first = left.low + static_cast<int>(uniform(slot)) * box_units;
     const int ring = shared.box_slots * box_units, end = left.low + ring;
     const auto operand_at = [first, ring, end](unsigned place) {
-      const int at = first + static_cast<int>(uniform(place));
+      const int at = first + static_cast<int>(place);
       return at >= end ? at - ring : at;
     };
     const unsigned* tap = shared.taps + first_tap;
-    int left_at = operand_at(*tap), tap_parts = args.sizes.tap_parts;
-    unsigned next = *++tap;
-    const auto advance = [&] {
-      const int next_at = operand_at(next);
-      const bool ends = --tap_parts == 0;
-      left_at = ends ? next_at : left_at + tap_step;
-      tap_parts = ends ? args.sizes.tap_parts : tap_parts;
-      tap += ends;
-      next = *tap;
+    const int parts = static_cast<int>(uniform(tile.taps)) * args.sizes.tap_parts;
+    int left_at;  // of the next part
+    // Of single parts: the tap after this one, and what is left of this one.
+    unsigned next_tap = 0;
+    int tap_parts = args.sizes.tap_parts;
+    // Of pairs: each lane finds the operand of one of the next 32 parts.
+    int found = 0, next = 0;  // the first of these; from there, the next one
+    unsigned operands = 0;
+    const auto find = [&] {
+      int index = min(found + lane, parts - 1);
+      const int in_tap = args.indices.tap_parts.take(index);
+      operands = static_cast<unsigned>(operand_at(tap[index]) + in_tap * tap_step);
     };
-    const auto multiply_parts = [&](int p, int parts, bool accumulate) {
+    const auto found_operand = [&](int part) {
+      return static_cast<int>(uniform_of(part, lane, operands));
+    };
+    if constexpr (kPairs) {
+      find();
+      left_at = found_operand(0);
+    } else {
+      left_at = operand_at(uniform(*tap));
+      next_tap = *++tap;
+    }
+    const auto advance = [&](int multiplied) {
+      if constexpr (kPairs) {
+        next += multiplied;
+        if (next + 1 >= 32) {
+          found += next;
+          next = 0;
+          find();
+        }
+        left_at = found_operand(next);
+      } else {
+        const int next_at = operand_at(uniform(next_tap));
+        const bool ends = --tap_parts == 0;
+        left_at = ends ? next_at : left_at + tap_step;
+        tap_parts = ends ? args.sizes.tap_parts : tap_parts;
+        tap += ends;
+        next_tap = *tap;
+      }
+    };
+    const auto multiply_plane = [&](int p, int count, bool accumulate) {
 #pragma unroll 1
-      for (; parts > 0; --parts) {
-        multiply_part<kSteps>(p, left_at, accumulate, advance);
+      while (count > 0) {
+        if (kPairs && count > 1 && parts_left > 1) {
+          const int both[] = {left_at, found_operand(next + 1)};
+          multiply_parts<kSteps>(p, both, accumulate, [&] { advance(2); });
+          count -= 2;
+        } else {
+          const int only[] = {left_at};
+          multiply_parts<kSteps>(p, only, accumulate, [&] { advance(1); });
+          --count;
+        }
         accumulate = true;
       }
     };
     if constexpr (kPlanes == 1) {
-      multiply_parts(0, static_cast<int>(uniform(tile.taps)) * tap_parts, !first_round);
+      multiply_plane(0, parts, !first_round);
     } else {
 #pragma unroll 1
       for (int line = 0; line < tile.lines; ++line) {
 #pragma unroll
         for (int p = 0; p < kPlanes; ++p)
-          multiply_parts(p, args.plan.axes[2].taps_of(p) * args.sizes.tap_parts,
+          multiply_plane(p, args.plan.axes[2].taps_of(p) * args.sizes.tap_parts,
                          line > 0 || !first_round);
       }
     }
+  }
+
+  template <int kSteps>
+  __device__ __forceinline__ void multiply_round(const ColumnPlace& tile, int first_tap, int slot,
+                                                 bool first_round) {
+    if constexpr (are_short_parts(kSteps, kColumns, kPlanes, kBlocks)) {
+      if (args.sizes.pairs) return multiply_taps<kSteps, true>(tile, first_tap, slot, first_round);
+    }
+    multiply_taps<kSteps, false>(tile, first_tap, slot, first_round);
   }
 
   // The sums of a column tile. `ready` of the boxes that it reads are held from the one before; it
@@ -233,16 +285,16 @@ struct Consumer {
       const int first_tap = tile.first_tap + depth * tile.taps;
       switch (plan.stage_units) {
         case 2:
-          multiply_taps<1>(tile, first_tap, slot_of_held(box - freed), round == 0);
+          multiply_round<1>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
         case 4:
-          multiply_taps<2>(tile, first_tap, slot_of_held(box - freed), round == 0);
+          multiply_round<2>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
         case 6:
-          multiply_taps<3>(tile, first_tap, slot_of_held(box - freed), round == 0);
+          multiply_round<3>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
         default:
-          multiply_taps<4>(tile, first_tap, slot_of_held(box - freed), round == 0);
+          multiply_round<4>(tile, first_tap, slot_of_held(box - freed), round == 0);
           break;
       }
       if (++depth == tile.chunk_rounds) {

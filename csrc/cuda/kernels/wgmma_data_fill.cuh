@@ -158,13 +158,14 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
     // end.
     const bool stay = sizes.chunks == 1;
     for (int t = item.first_d; t < item.last_d; ++t) {
-      int column = item.first_column, chunk = 0;
+      int part = item.first_column * sizes.chunks;  // chunk of a column tile
       do {
         for (int i = stay && t > item.first_d ? d.window - fresh : 0;
-             i < (stay ? d.window : shared.columns[column].chunk_rounds); ++i) {
-          const int channel = chunk * plan.chunk_units * kWgmmaUnitElements<T>;
-          const int z = d.operand_step * t + d.origin +
-                        (stay ? i : d.offset[d.plane_begin[shared.columns[column].d] + i]);
+             i < (stay ? d.window : shared.columns[part / sizes.chunks].chunk_rounds); ++i) {
+          const int channel = part % sizes.chunks * plan.chunk_units * kWgmmaUnitElements<T>;
+          const int z =
+              d.operand_step * t + d.origin +
+              (stay ? i : d.offset[d.plane_begin[shared.columns[part / sizes.chunks].d] + i]);
           const int y = h.operand_step * item.h + h.origin;
           const int x = w.operand_step * item.w + w.origin;
           const uint32_t box = shared.boxes + cursor.slot * sizes.box_bytes;
@@ -206,11 +207,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
           }
           cursor.advance(shared.box_slots);
         }
-        if (++chunk == sizes.chunks) {
-          chunk = 0;
-          ++column;
-        }
-      } while (!stay && column < item.last_column);
+      } while (!stay && ++part < item.last_column * sizes.chunks);
     }
   }
   if (kCopies) copies.flush();

@@ -143,7 +143,7 @@ struct PackedTap {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kPieceThreads + kTapThreads)
+__global__ void __launch_bounds__(kPieceThreads + kTapThreads, 4)
     pack_wgmma_weights(const __grid_constant__ WgmmaDataArguments args,
                        const __grid_constant__ WgmmaPieces pieces, bool channels_last) {
   __shared__ uint4 staged[kPieceUnits];

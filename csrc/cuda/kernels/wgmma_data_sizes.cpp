@@ -44,6 +44,10 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
       sizes.empty_planes = sizes.empty_planes || axis.taps_of(plane) == 0;
   sizes.one_by_one =
       sizes.chunks > 1 || plan.box_slots < d.window + std::min(d.window, d.operand_step);
+  // Where warps fill boxes one by one, they wait for these warps anyway, and slow them down.
+  sizes.pairs = plan.stage_parts > 1 && !(sizes.one_by_one && plan.fill_run != 0) &&
+                are_short_parts(plan.stage_units / 2, product_columns(plan),
+                                plan.merged_taps > 0 ? 1 : plan.w_planes, plan.blocks);
   sizes.taps = d.taps() * h.taps() * (plan.merged_taps > 0 ? 1 : w.taps());
   const int64_t repeated = static_cast<int64_t>(sizes.channel_tiles) * sizes.chunks;
   const int tap_parts = sizes.tap_parts = plan.chunk_units / plan.stage_units;

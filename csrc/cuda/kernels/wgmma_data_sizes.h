@@ -73,6 +73,19 @@ constexpr int box_width(const WgmmaDataPlan& plan) {
   return plan.stage_units == 6 ? 2 : plan.stage_units;
 }
 
+// Clocks of a product of 64 rows, one k-step: the matrix units', or those of reading its operands.
+constexpr double product_clocks(int columns) {
+  const double multiplied = columns / 2., read = 16 + columns / 4.;
+  return multiplied > read ? multiplied : read;
+}
+// Parts whose products take so little that two at once are faster: there is less to wait for. With
+// 128 sums no registers are left for that.
+constexpr double kShortPartClocks = 100;
+constexpr bool are_short_parts(int steps, int columns, int planes, int blocks) {
+  return steps <= 2 && blocks * steps * product_clocks(columns) <= kShortPartClocks &&
+         columns * planes * blocks < 256;
+}
+
 // Facts that follow from a problem and a plan.
 struct WgmmaDataSizes {
   int units, chunks;  // of operand channels per group
@@ -83,6 +96,7 @@ struct WgmmaDataSizes {
   int box_bytes, part_bytes, stage_bytes;
   bool empty_planes;  // some result plane has no tap
   bool one_by_one;    // boxes are waited for when their first tap comes, and freed after their last
+  bool pairs;         // two parts of a stage are multiplied at once
   int taps;           // entries of the list of taps: merged taps are one
   int tap_parts;      // of a tap and chunk
   int64_t parts;      // of one group's weights

@@ -36,7 +36,7 @@ CONVT3D_HOST_DEVICE inline int listed_taps(const WgmmaDataPlan& plan) {
 struct WgmmaIndices {
   Divisor tiles_w, tiles_h, column_parts, segments, groups;  // of work items
   Divisor planes_w, planes_h, planes_d;                      // of column tiles
-  Divisor taps_w, taps_h;                                    // of the list of taps
+  Divisor taps_w, taps_h, tap_parts;                         // of the list of taps
   Divisor halo_w, sample_rows;                               // of a box, rows
   Divisor span_w;                                            // and operand coordinates
   Divisor channels;                                          // of a group's column tiles, padded
@@ -55,6 +55,7 @@ struct WgmmaIndices {
         planes_d(plan.axes[0].planes),
         taps_w(listed_taps(plan)),
         taps_h(plan.axes[1].taps()),
+        tap_parts(sizes.tap_parts),
         halo_w(sizes.box.halo_w),
         sample_rows(sizes.box.sample_rows),
         span_w(sizes.box.span_w),
