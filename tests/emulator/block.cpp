@@ -287,8 +287,7 @@ void meet_lanes(const char* what, uint32_t mask, void* operand,
     if (i != lane && mask >> i & 1) set_ready(first + i);
 }
 
-// Whether all are there now.
-bool count_arrival(int id, int threads, const Where& where) {
+void meet_block(int id, int threads, const Where& where) {
   if (id < 0 || id >= kBarriers) fail_at(where, "barrier %d does not exist", id);
   if (threads % kWarpThreads != 0) fail_at(where, "barrier %d of %d threads", id, threads);
   Barrier& barrier = block().barriers[id];
@@ -297,18 +296,10 @@ bool count_arrival(int id, int threads, const Where& where) {
             threads);
   barrier.threads = threads;
   ++barrier.arrived;
-  return is_complete(barrier);
-}
-
-void meet_block(int id, int threads, const Where& where) {
-  if (count_arrival(id, threads, where)) return release_barrier(id);
+  if (is_complete(barrier)) return release_barrier(id);
   running().where = where;
   running().address = static_cast<uint32_t>(id);
   suspend(State::kBarrier);
-}
-
-void arrive_at_block(int id, int threads, const Where& where) {
-  if (count_arrival(id, threads, where)) release_barrier(id);
 }
 
 void wait_at(uint32_t address, uint32_t parity, const std::function<bool()>& done,

@@ -47,8 +47,6 @@ void meet_lanes(const char* what, uint32_t mask, void* operand,
 
 // `threads` threads meet at one of the 16 barriers; 0: all that have not ended.
 void meet_block(int barrier, int threads, const Where& where);
-// The running thread counts as there, and goes on.
-void arrive_at_block(int barrier, int threads, const Where& where);
 
 // Waits until `done`, which is asked again after every call of wake() with the same address.
 void wait_at(uint32_t address, uint32_t parity, const std::function<bool()>& done,

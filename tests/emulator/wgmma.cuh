@@ -45,10 +45,6 @@ inline void named_barrier(int id, int threads,
                           const emulator::Where& where = emulator::Where::current()) {
   emulator::meet_block(id, threads, where);
 }
-inline void arrive_at_named_barrier(int id, int threads,
-                                    const emulator::Where& where = emulator::Where::current()) {
-  emulator::arrive_at_block(id, threads, where);
-}
 
 // ---- Memory ----------------------------------------------------------------------------------
 inline void copy_bulk(uint32_t destination, const void* source, uint32_t bytes, uint32_t barrier,

@@ -57,11 +57,6 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// Counts this warp as there, without waiting for the others.
-__device__ __forceinline__ void arrive_at_named_barrier(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // ---- Memory ----------------------------------------------------------------------------------
 // Copies `bytes` (a multiple of 16) and completes them on `barrier`.
 __device__ __forceinline__ void copy_bulk(uint32_t destination, const void* source, uint32_t bytes,

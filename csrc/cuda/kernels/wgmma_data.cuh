@@ -340,7 +340,7 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   // In shared memory, because results, while they are stored, take all registers.
   WorkItem& item = shared.items[kFillWarps + warp];
   if (consumer.lane == 0) item = WorkItem(args, static_cast<int>(blockIdx.x));
-  wait_for_tables();
+  meet_at_tables(args);
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     if (index != blockIdx.x) {
       __syncwarp();  // all have left the item before
@@ -406,6 +406,18 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 #ifdef CONVT3D_HAS_WGMMA
   extern __shared__ __align__(1024) char base[];  // period of the swizzle
   const WgmmaShared shared(base, args);
+  if (threadIdx.x < 32) {
+    for (int slot = threadIdx.x; slot < shared.box_slots; slot += 32) {
+      barrier_init(shared.box_full(slot), args.plan.fill_run != 0 ? kFillWarps : 1);
+      barrier_init(shared.box_empty(slot), kConsumerWarps);
+    }
+    for (int slot = threadIdx.x; slot < shared.weight_slots; slot += 32) {
+      barrier_init(shared.weight_full(slot), 1);
+      barrier_init(shared.weight_empty(slot), kConsumerWarps);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup >= 2) {

@@ -11,14 +11,8 @@ namespace convt3d {
 // ---- Weights: one warp, of which one thread copies -------------------------------------------
 __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaShared& shared) {
   const WgmmaDataSizes& sizes = args.sizes;
-  const int lane = threadIdx.x % 32;
-  for (int slot = lane; slot < shared.weight_slots; slot += 32) {
-    barrier_init(shared.weight_full(slot), 1);
-    barrier_init(shared.weight_empty(slot), kConsumerWarps);
-  }
-  fence_barrier_init();
-  wait_for_tables();
-  if (lane != 0) return;
+  meet_at_tables(args);
+  if (threadIdx.x % 32 != 0) return;
   RingCursor cursor;
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
@@ -123,17 +117,6 @@ __device__ __forceinline__ void fill_box_lines(const WgmmaDataArguments& args,
 
 enum class BoxFill { kCopyEngine, kRuns, kElements };
 
-// The barriers of boxes, by one warp.
-__device__ inline void init_box_barriers(const WgmmaDataArguments& args,
-                                         const WgmmaShared& shared) {
-  for (int slot = threadIdx.x % 32; slot < shared.box_slots; slot += 32) {
-    barrier_init(shared.box_full(slot), args.plan.fill_run != 0 ? kFillWarps : 1);
-    barrier_init(shared.box_empty(slot), kConsumerWarps);
-  }
-  fence_barrier_init();
-  __syncwarp();
-}
-
 // Fills boxes in the order in which the consumers take them up: one thread through the copy engine,
 // or seven warps.
 template <typename T, BoxFill kFill>
@@ -213,23 +196,17 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
   if (kCopies) copies.flush();
 }
 
-// The tables of the filling warps, then their boxes. Where the copy engine fills boxes that hold
-// all channels, it needs no table: it begins while they are written.
+// The filling warps' part of the tables, then their boxes.
 template <typename T, bool kChannelsLast>
 __device__ __forceinline__ void produce_boxes(const WgmmaDataArguments& args,
                                               const WgmmaShared& shared, int thread) {
   const bool by_warps = args.plan.fill_run != 0;
-  if (thread < 32) {
-    init_box_barriers(args, shared);
-  } else {
+  if (thread >= 32) {
     constexpr int kOthers = kFillThreads - 32;
     clear_ends_of_boxes(args, shared, thread - 32, kOthers);
     if (by_warps) write_places(args, shared, thread - 32, kOthers);
   }
-  if (by_warps || (args.sizes.chunks > 1 && thread < 32))
-    wait_for_tables();
-  else
-    end_tables();
+  if (thread >= 32 || !fills_without_tables(args)) meet_at_tables(args);
   if (!by_warps) {
     if (thread == 0) fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0);
   } else if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {

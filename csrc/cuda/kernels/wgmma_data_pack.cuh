@@ -172,32 +172,32 @@ __global__ void __launch_bounds__(kPieceThreads + kTapThreads, 4)
       if (static_cast<unsigned>(at.tap - first_piece_tap) < static_cast<unsigned>(piece_taps))
         packed_taps[at.tap - first_piece_tap] = at.packed;
     }
-    __syncthreads();
-    return;
-  }
-  constexpr int kElements = kWgmmaUnitElements<T>;
-  const int64_t unit_stride = kElements * args.weight_operand_stride;
-  const T* weight = static_cast<const T*>(args.weight.data) + group * args.weight_group_stride +
-                    first_channel * args.weight_result_stride + first_unit * unit_stride;
-  const int channels = args.result_channels - first_channel;
-  const int operand_channels = args.operand_channels - first_unit * kElements;
+  } else {
+    constexpr int kElements = kWgmmaUnitElements<T>;
+    const int64_t unit_stride = kElements * args.weight_operand_stride;
+    const T* weight = static_cast<const T*>(args.weight.data) + group * args.weight_group_stride +
+                      first_channel * args.weight_result_stride + first_unit * unit_stride;
+    const int channels = args.result_channels - first_channel;
+    const int operand_channels = args.operand_channels - first_unit * kElements;
 #pragma unroll 4
-  for (int i = threadIdx.x; i < shape.size(); i += kPieceThreads) {
-    const PiecePlace at = shape.at(i);
-    if (at.tap >= piece_taps) continue;
-    int tap_d = first_piece_tap + at.tap;
-    const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
-    const T* source = weight + tap_d * args.weight.stride[2] + tap_h * args.weight.stride[3] +
-                      tap_w * args.weight.stride[4] + at.channel * args.weight_result_stride +
-                      at.unit * unit_stride;
-    const int present = at.channel < channels ? operand_channels - at.unit * kElements : 0;
-    uint4 unit = read_unit(source, args.weight_operand_stride, present, shape.vectors);
-    if constexpr (sizeof(T) == 4)
-      unit = {round_to_tf32(unit.x), round_to_tf32(unit.y), round_to_tf32(unit.z),
-              round_to_tf32(unit.w)};
-    staged[at.tap * pitch + at.unit * shape.channels + place_of_channel(at.channel)] = unit;
+    for (int i = threadIdx.x; i < shape.size(); i += kPieceThreads) {
+      const PiecePlace at = shape.at(i);
+      if (at.tap >= piece_taps) continue;
+      int tap_d = first_piece_tap + at.tap;
+      const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
+      const T* source = weight + tap_d * args.weight.stride[2] + tap_h * args.weight.stride[3] +
+                        tap_w * args.weight.stride[4] + at.channel * args.weight_result_stride +
+                        at.unit * unit_stride;
+      const int present = at.channel < channels ? operand_channels - at.unit * kElements : 0;
+      uint4 unit = read_unit(source, args.weight_operand_stride, present, shape.vectors);
+      if constexpr (sizeof(T) == 4)
+        unit = {round_to_tf32(unit.x), round_to_tf32(unit.y), round_to_tf32(unit.z),
+                round_to_tf32(unit.w)};
+      staged[at.tap * pitch + at.unit * shape.channels + place_of_channel(at.channel)] = unit;
+    }
   }
   __syncthreads();
+  if (threadIdx.x >= kPieceThreads) return;
 
   // A power of two of threads takes the columns of a tap: each thread stays in its column.
   const int rows = kPieceThreads >> pieces.channel_bits;

@@ -327,11 +327,15 @@ __device__ __forceinline__ void write_consumers_tables(const WgmmaDataArguments&
     write_bias<T>(args, shared, thread, kThreads);
 }
 
-// All meet here who need tables of others; the others only say that theirs are written.
-constexpr int kTablesBarrier = 3;
-__device__ __forceinline__ void wait_for_tables() { named_barrier(kTablesBarrier, kWgmmaThreads); }
-__device__ __forceinline__ void end_tables() {
-  arrive_at_named_barrier(kTablesBarrier, kWgmmaThreads);
+// Where the copy engine fills boxes that hold all channels, the warp that starts it needs no table:
+// it begins while they are written.
+__device__ __forceinline__ bool fills_without_tables(const WgmmaDataArguments& args) {
+  return args.plan.fill_run == 0 && args.sizes.chunks == 1;
+}
+// For all other warps: every table is written.
+__device__ __forceinline__ void meet_at_tables(const WgmmaDataArguments& args) {
+  constexpr int kTablesBarrier = 3;
+  named_barrier(kTablesBarrier, fills_without_tables(args) ? kWgmmaThreads - 32 : kWgmmaThreads);
 }
 
 }  // namespace convt3d
