@@ -1,7 +1,6 @@
 // Weights as the WGMMA data kernel (wgmma_data.cuh) consumes them: one small kernel per call.
 //
-//   weight -> shared   in the order of the tensor's memory (weight_piece.cuh); meanwhile some
-//   threads
+//   weight -> shared   in the order of the tensor's memory (weight_piece.cuh), while some threads
 //                      find out where the taps go
 //   shared -> packed   tap by tap, neighbouring threads to neighbouring columns
 #pragma once

@@ -41,7 +41,7 @@ struct WgmmaIndices {
   Divisor span_w;                                            // and operand coordinates
   Divisor channels;                                          // of a group's column tiles, padded
   int tiles_per_part;                                        // column tiles
-  int tap_rows_h[kMostWindowTaps], tap_rows_w[kMostWindowTaps];  // of a box, which taps begin at
+  int tap_rows_h[kMostWindowTaps]{}, tap_rows_w[kMostWindowTaps]{};  // of a box, where taps begin
 
   WgmmaIndices() = default;
   WgmmaIndices(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, int groups)
