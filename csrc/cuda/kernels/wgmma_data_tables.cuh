@@ -335,6 +335,7 @@ __device__ __forceinline__ bool fills_without_tables(const WgmmaDataArguments& a
 // For all other warps: every table is written.
 __device__ __forceinline__ void meet_at_tables(const WgmmaDataArguments& args) {
   constexpr int kTablesBarrier = 3;
+  __syncwarp();  // the lanes of a warp must come together
   named_barrier(kTablesBarrier, fills_without_tables(args) ? kWgmmaThreads - 32 : kWgmmaThreads);
 }
 
