@@ -161,6 +161,7 @@ def test_gathered_rows(
         ("another_arrival", "more than 1 arrivals in a phase"),
         ("no_barrier", "is no mbarrier"),
         ("missing_warp", r"DEADLOCK[^\0]*barrier 1 at faults.cpp:\d+, 96 of 128 threads there"),
+        ("barrier_in_branch", r"__syncthreads in a branch: others are at line \d+"),
         ("diverging_lanes", "lanes of a warp diverge"),
         ("store_outside", r"a store: 16 bytes at 0x1400 are outside shared memory"),
         ("write_outside", "byte 4196 of 4096 bytes of shared memory has been written"),

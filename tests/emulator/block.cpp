@@ -45,6 +45,7 @@ struct Warp {
 
 struct Barrier {
   int threads = 0, arrived = 0;
+  Where where;  // of the first to arrive
 };
 
 struct Block {
@@ -294,6 +295,9 @@ void meet_block(int id, int threads, const Where& where) {
   if (barrier.arrived > 0 && barrier.threads != threads)
     fail_at(where, "barrier %d is waited for by %d and by %d threads", id, barrier.threads,
             threads);
+  if (barrier.arrived == 0) barrier.where = where;
+  if (threads == 0 && barrier.where.line() != where.line())
+    fail_at(where, "__syncthreads in a branch: others are at line %u", barrier.where.line());
   barrier.threads = threads;
   ++barrier.arrived;
   if (is_complete(barrier)) return release_barrier(id);

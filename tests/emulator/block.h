@@ -45,7 +45,7 @@ using Operands = void* [kWarpThreads];
 void meet_lanes(const char* what, uint32_t mask, void* operand,
                 const std::function<void(const Operands&)>& compute, const Where& where);
 
-// `threads` threads meet at one of the 16 barriers; 0: all that have not ended.
+// `threads` threads meet at one of the 16 barriers; 0: all that have not ended, at the same place.
 void meet_block(int barrier, int threads, const Where& where);
 
 // Waits until `done`, which is asked again after every call of wake() with the same address.

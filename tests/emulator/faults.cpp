@@ -40,6 +40,13 @@ __global__ void missing_warp() {
   if (threadIdx.x >= 32) named_barrier(1, kThreads);
 }
 
+__global__ void barrier_in_branch() {
+  if (threadIdx.x < 64)
+    __syncthreads();
+  else
+    __syncthreads();
+}
+
 __global__ void diverging_lanes() {
   if (threadIdx.x % 2 == 0)
     __syncwarp();
@@ -117,6 +124,7 @@ int run(const std::string& name) {
       {"another_arrival", launch(another_arrival)},
       {"no_barrier", launch(no_barrier)},
       {"missing_warp", launch(missing_warp)},
+      {"barrier_in_branch", launch(barrier_in_branch)},
       {"diverging_lanes", launch(diverging_lanes)},
       {"store_outside", launch(store_outside)},
       {"write_outside", launch(write_outside)},
