@@ -108,15 +108,19 @@ struct Search {
       if (parts > kMostParts || (parts > 1 && (whole.resident || whole.empty_planes))) break;
       if (parts == std::exchange(tried, parts)) continue;
       plan.column_parts = parts;
-      for (int segments = 1; segments <= positions; segments += (segments + 3) / 4) {
-        plan.segment = (positions + segments - 1) / segments;
-        const WgmmaDataSizes sizes = sizes_of(plan);
+      plan.segment = positions;
+      const WgmmaDataSizes sizes = sizes_of(plan);
+      if (sizes.shared_bytes > device.shared_per_block) continue;
+      const ItemClocks item = item_clocks(plan, sizes, result_channels_last);
+      for (int cuts = 1; cuts <= positions; cuts += (cuts + 3) / 4) {
+        plan.segment = (positions + cuts - 1) / cuts;
+        const int segments = (positions + plan.segment - 1) / plan.segment;
         // The kernel counts work items, and the boxes of one.
         constexpr int64_t kMost = std::numeric_limits<int>::max();
         const int64_t boxes = int64_t{plan.segment} * each * sizes.chunks * plan.axes[0].window;
-        if (sizes.shared_bytes > device.shared_per_block || sizes.items > kMost || boxes > kMost)
-          continue;
-        const double cost = clocks_of(plan, sizes, result_channels_last, device.multiprocessors);
+        if (sizes.items * segments > kMost || boxes > kMost) continue;
+        const double cost =
+            clocks_of(item, plan.segment, sizes.items * segments, device.multiprocessors);
         if (cost < clocks) {
           clocks = cost;
           best = plan;

@@ -74,8 +74,8 @@ double part_clocks(const WgmmaDataPlan& plan) {
   return plan.blocks * plan.stage_units / 2. * product_clocks(product_columns(plan));
 }
 
-double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
-                 int multiprocessors) {
+ItemClocks item_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
+                       bool result_channels_last) {
   const WindowAxis& d = plan.axes[0];
   const double parts = plan.column_parts, element = element_bytes(plan);
   const double tiles = std::ceil(sizes.column_tiles / parts);
@@ -118,10 +118,12 @@ double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool re
   for (double clocks : {products, products / 2 + store, out, boxes * box_clocks, boxes_awaited,
                         weights, weights_awaited})
     powers += std::pow(clocks, kOverlap);
-  const double step = std::pow(powers, 1 / kOverlap);
-  const double item = plan.segment * step + kItemClocks + d.window * box_clocks;
-  const double waves = std::ceil(static_cast<double>(sizes.items) / multiprocessors);
-  return waves * item;
+  return {kItemClocks + d.window * box_clocks, std::pow(powers, 1 / kOverlap)};
+}
+
+double clocks_of(const ItemClocks& item, int segment, int64_t items, int multiprocessors) {
+  const double waves = std::ceil(static_cast<double>(items) / multiprocessors);
+  return waves * (segment * item.step + item.begin);
 }
 
 }  // namespace convt3d

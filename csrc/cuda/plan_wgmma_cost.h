@@ -14,8 +14,15 @@ constexpr double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.un
 // The products of one part of a weight stage, for one warpgroup.
 double part_clocks(const WgmmaDataPlan& plan);
 
-// The whole pass.
-double clocks_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes, bool result_channels_last,
-                 int multiprocessors);
+// Of a work item, whatever its segment and the number of items.
+struct ItemClocks {
+  double begin;  // before the first position along d
+  double step;   // of each
+};
+ItemClocks item_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
+                       bool result_channels_last);
+
+// The whole pass, of items of so many positions along d.
+double clocks_of(const ItemClocks& item, int segment, int64_t items, int multiprocessors);
 
 }  // namespace convt3d
