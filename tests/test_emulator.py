@@ -69,6 +69,14 @@ def test_random_problems(configured: None, engine: str, count: int) -> None:
     assert found is not None and int(found[1]) > 0.6 * count, run.stdout
 
 
+def plans_run(engine: str, problem: str, *options: str) -> str:
+    """What the engine says of the plans that it ran this problem with; their results agree."""
+    arguments = [build(engine), *options, "--count", "1", "--verbose", "--problem", problem]
+    run = subprocess.run(arguments, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
 # Few result channels: taps along w side by side.
 MERGED = [
     ((32, 16), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
@@ -92,37 +100,32 @@ MERGED_CHANNELS_LAST = [
 def test_merged_taps(
     configured: None, channels: tuple[int, int], geometry: str, direction: str, layout: str
 ) -> None:
-    program = build("wgmma_data")
     problem = f"batch=1 in={channels[0]} out={channels[1]} groups=1 {geometry}"
     problem += " output_padding=0,0,0 dilation=1,1,1"
-    arguments = ["--pass", direction, "--layout", layout, "--plans", "2", "--count", "1"]
-    run = subprocess.run(
-        [program, *arguments, "--type", "bfloat16", "--verbose", "--problem", problem],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search("merged_taps [1-9]", run.stdout), "no plan with merged taps was run"
+    options = ["--pass", direction, "--layout", layout, "--type", "bfloat16", "--plans", "2"]
+    plans = plans_run("wgmma_data", problem, *options)
+    assert re.search("merged_taps [1-9]", plans), "no plan with merged taps was run"
+
+
+# More parts in a round than a warp has lanes: 125 taps of one part.
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_parts_in_pairs(configured: None, layout: str) -> None:
+    problem = "batch=1 in=16 out=40 groups=1 size=4,9,24 kernel=5,5,5 stride=1,1,1 padding=2,2,2"
+    problem += " output_padding=0,0,0 dilation=1,1,1"
+    options = ["--pass", "forward", "--layout", layout, "--type", "bfloat16", "--plans", "12"]
+    assert " in pairs" in plans_run("wgmma_data", problem, *options)
 
 
 # With these seeds, blocks walk over several tiles, so that rows of a ring would be stale where
 # lines begin and end outside the tensor if they were not cleared.
 @pytest.mark.parametrize("seed", [3, 8])
 def test_staged_lines(configured: None, seed: int) -> None:
-    program = build("wgmma_grad_weight")
     problem = "batch=3 in=16 out=16 groups=1 size=4,40,96 kernel=1,3,3 stride=1,1,1 padding=0,1,1"
     problem += " output_padding=0,0,0 dilation=1,1,1"
-    arguments = ["--seed", str(seed), "--pass", "grad_weight", "--layout", "contiguous"]
-    arguments += ["--type", "bfloat16", "--plans", "12", "--count", "1"]
-    run = subprocess.run(
-        [program, *arguments, "--verbose", "--problem", problem],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    staged = re.findall(r"lines \d+x(\d+), .* fill 1\n", run.stdout)
+    options = ["--seed", str(seed), "--pass", "grad_weight", "--layout", "contiguous"]
+    options += ["--type", "bfloat16", "--plans", "12"]
+    plans = plans_run("wgmma_grad_weight", problem, *options)
+    staged = re.findall(r"lines \d+x(\d+), .* fill 1\n", plans)
     assert any(int(width) < 96 for width in staged), "no tile narrower than its line was staged"
 
 
@@ -139,19 +142,12 @@ def test_staged_lines(configured: None, seed: int) -> None:
 def test_gathered_rows(
     configured: None, channels: tuple[int, int], geometry: str, plan: str, dtype: str
 ) -> None:
-    program = build("gathered_grad_weight")
     problem = f"batch=2 in={channels[0]} out={channels[1]} groups=1 {geometry} stride=1,1,1"
     problem += f" padding={int('kernel=3' in geometry)},1,1 output_padding=0,0,0 dilation=1,1,1"
-    arguments = ["--seed", "2", "--pass", "grad_weight", "--layout", "contiguous"]
-    arguments += ["--type", dtype, "--plans", "40", "--count", "1"]
-    run = subprocess.run(
-        [program, *arguments, "--verbose", "--problem", problem],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search(plan, run.stdout), "no such plan was run"
+    options = ["--seed", "2", "--pass", "grad_weight", "--layout", "contiguous"]
+    options += ["--type", dtype, "--plans", "40"]
+    plans = plans_run("gathered_grad_weight", problem, *options)
+    assert re.search(plan, plans), "no such plan was run"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ namespace {
 // Fitted to 7,200 measurements of plans of the benchmark's cases (docs/performance.md).
 constexpr double kStageClocks = 410;  // least per weight stage: barriers
 constexpr double kPartClocks = 285;   // least per part of a stage: addresses, one group under way
-constexpr double kPairedPartClocks = 220;
+constexpr double kPairedPartClocks = 220;  // of two at once, each
 constexpr double kRoundClocks = 445;       // per box waited for by itself: pipeline drained
 constexpr double kColumnTileClocks = 780;  // pipeline start and drain
 constexpr double kItemClocks = 12000;      // tables, first boxes of a work item

@@ -44,18 +44,18 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   };
   // Channels-last columns mix the channels of 32, of 16 in a last half, of 8 in a last quarter.
   int channels = plan.columns % 32 == 0 ? 32 : plan.columns % 16 == 0 ? 16 : 8;
-  for (; channels > kLeastPieceChannels; channels /= 2) {
-    const int64_t blocks = static_cast<int64_t>(args.groups) * args.sizes.channel_tiles *
-                           (plan.columns / channels) * unit_parts;
-    if (blocks >= kEnoughBlocks && tap_parts(channels) == 1) break;
-  }
+  const auto blocks = [&] {
+    return int64_t{args.groups} * args.sizes.channel_tiles * (plan.columns / channels) * unit_parts;
+  };
+  for (; channels > kLeastPieceChannels; channels /= 2)
+    if (blocks() >= kEnoughBlocks && tap_parts(channels) == 1) break;
   pieces.channel_parts = args.sizes.channel_tiles * (plan.columns / channels);
   pieces.tap_parts = tap_parts(channels);
   // Taps that lie apart in memory are as well read by different blocks.
-  const int blocks = args.groups * pieces.channel_parts * unit_parts;
-  if (args.weight.stride[4] > std::min(args.weight_operand_stride, args.weight_result_stride))
-    pieces.tap_parts =
-        std::max(pieces.tap_parts, std::min(taps, (kEnoughBlocks + blocks - 1) / blocks));
+  if (args.weight.stride[4] > std::min(args.weight_operand_stride, args.weight_result_stride)) {
+    const auto wanted = static_cast<int>((kEnoughBlocks + blocks() - 1) / blocks());
+    pieces.tap_parts = std::max(pieces.tap_parts, std::min(taps, wanted));
+  }
   while (1 << pieces.channel_bits < channels) ++pieces.channel_bits;
   pieces.unit_parts = Divisor(unit_parts);
   pieces.tile_channels = Divisor(plan.columns);
