@@ -222,8 +222,9 @@ Candidate search(const Problem& problem, Pass pass, DataType type, bool fast_ope
       if (ordered != nullptr && plan.chunk_units != ordered->chunk_units) continue;
       GemmDataSizes sizes = gemm_data_sizes(problem, pass, type, plan);
       if (sizes.shared_bytes > device.shared_per_block) continue;
-      for (int runs = 1; runs <= sizes.column_tiles; runs *= 2) {
-        plan.columns_per_block = (sizes.column_tiles + runs - 1) / runs;
+      for (int columns = sizes.column_tiles, tried = 0; columns != tried;
+           columns = (columns + 1) / 2) {
+        tried = plan.columns_per_block = columns;
         const double cost = clocks_of(problem, type, plan, sizes, result_channels_last, device);
         if (cost < best.clocks) best = {plan, cost};
         if (alternatives != nullptr) alternatives->offer(kind_of(plan), plan, cost);

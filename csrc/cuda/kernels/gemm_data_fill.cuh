@@ -25,6 +25,60 @@ __device__ __forceinline__ int2 locate_row(const GemmDataArguments& args, const 
   return {inside ? row.x : kOutside, row.w * args.sizes.row_pitch};
 }
 
+template <typename T>
+struct ElementSource {
+  const T* first;  // first channel of the tile's row 0
+  int64_t stride;  // of channels
+  int channels;    // present
+};
+
+// Neighbouring threads take neighbouring rows: along w, the fastest dimension of a contiguous
+// tensor. A thread loads kUnits units of each of kRows rows before it stores the first.
+template <int kRows, int kUnits, typename T>
+__device__ __forceinline__ void fill_by_elements(const GemmDataArguments& args,
+                                                 const int (&corner)[3],
+                                                 const ElementSource<T>& from, int units,
+                                                 char* tile) {
+  const int rows = args.sizes.operand_rows;
+  for (int first = threadIdx.x; first < rows; first += kRows * kGemmThreads) {
+    int2 at[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int row = first + r * kGemmThreads;
+      at[r] = row < rows ? locate_row(args, corner, row) : int2{kOutside, 0};
+    }
+    for (int unit = 0; unit < units; unit += kUnits) {
+      alignas(16) T values[kRows][kUnits][kUnitElements<T>];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const bool inside = at[r].x != kOutside;
+        const T* source =
+            from.first + (inside ? at[r].x : 0) + unit * kUnitElements<T> * from.stride;
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i) {
+#pragma unroll
+          for (int j = 0; j < kUnitElements<T>; ++j) {
+            const bool present =
+                inside && unit + i < units && (unit + i) * kUnitElements<T> + j < from.channels;
+            values[r][i][j] = Convert<T>::from(0.f);
+            if (present) values[r][i][j] = *source;
+            source += from.stride;
+          }
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (first + r * kGemmThreads >= rows) continue;
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i)
+          if (unit + i < units)
+            *reinterpret_cast<uint4*>(tile + at[r].y + (unit + i) * kUnitBytes) =
+                *reinterpret_cast<const uint4*>(values[r][i]);
+      }
+    }
+  }
+}
+
 // Fills the tile with one chunk; `first` are the coordinates of chunk 0's row 0. `locations` is
 // room for an int2 per row.
 template <typename T>
@@ -66,36 +120,14 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3
       }
     }
   } else {
-    // Neighbouring threads take neighbouring rows: along w, the fastest dimension of a contiguous
-    // tensor. Several units are loaded before the first is stored.
-    constexpr int kUnroll = 4;
-    const int channels = args.operand_channels - first_channel;
-    const int64_t stride = args.operand.stride[1];
-    for (int row = threadIdx.x; row < args.sizes.operand_rows; row += kGemmThreads) {
-      const int2 at = locate_row(args, corner, row);
-      const bool inside = at.x != kOutside;
-      const T* source = operand + (inside ? at.x : 0);
-      char* destination = tile + at.y;
-      for (int unit = 0; unit < units; unit += kUnroll) {
-        alignas(16) T values[kUnroll][kUnitElements<T>];
-#pragma unroll
-        for (int i = 0; i < kUnroll; ++i) {
-#pragma unroll
-          for (int j = 0; j < kUnitElements<T>; ++j) {
-            values[i][j] = Convert<T>::from(0.f);
-            if (inside && unit + i < units && (unit + i) * kUnitElements<T> + j < channels)
-              values[i][j] = *source;
-            source += stride;
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < kUnroll; ++i) {
-          if (unit + i < units)
-            *reinterpret_cast<uint4*>(destination + (unit + i) * kUnitBytes) =
-                *reinterpret_cast<const uint4*>(values[i]);
-        }
-      }
-    }
+    const ElementSource<T> source{operand, args.operand.stride[1],
+                                  args.operand_channels - first_channel};
+    if (units == 1)
+      fill_by_elements<4, 1>(args, corner, source, units, tile);
+    else if (units == 2)
+      fill_by_elements<2, 2>(args, corner, source, units, tile);
+    else
+      fill_by_elements<1, 4>(args, corner, source, units, tile);
   }
 }
 

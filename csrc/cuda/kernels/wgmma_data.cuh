@@ -340,7 +340,8 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   // In shared memory, because results, while they are stored, take all registers.
   WorkItem& item = shared.items[kFillWarps + warp];
   if (consumer.lane == 0) item = WorkItem(args, static_cast<int>(blockIdx.x));
-  meet_at_tables(args);
+  leave_tables(shared);
+  await_tables(shared);
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     if (index != blockIdx.x) {
       __syncwarp();  // all have left the item before
@@ -415,6 +416,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       barrier_init(shared.weight_full(slot), 1);
       barrier_init(shared.weight_empty(slot), kConsumerWarps);
     }
+    if (threadIdx.x == 0) barrier_init(shared.tables_written(), kTableWarps);
     fence_barrier_init();
   }
   __syncthreads();

@@ -11,8 +11,8 @@ namespace convt3d {
 // ---- Weights: one warp, of which one thread copies -------------------------------------------
 __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaShared& shared) {
   const WgmmaDataSizes& sizes = args.sizes;
-  meet_at_tables(args);
   if (threadIdx.x % 32 != 0) return;
+  await_tables(shared);
   RingCursor cursor;
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
@@ -205,11 +205,17 @@ __device__ __forceinline__ void produce_boxes(const WgmmaDataArguments& args,
     constexpr int kOthers = kFillThreads - 32;
     clear_ends_of_boxes(args, shared, thread - 32, kOthers);
     if (by_warps) write_places(args, shared, thread - 32, kOthers);
+    leave_tables(shared);
   }
-  if (thread >= 32 || !fills_without_tables(args)) meet_at_tables(args);
   if (!by_warps) {
-    if (thread == 0) fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0);
-  } else if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
+    if (thread != 0) return;
+    // Boxes that hold all channels need no table: the first are asked for while they are written.
+    if (args.sizes.chunks > 1) await_tables(shared);
+    fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0);
+    return;
+  }
+  await_tables(shared);
+  if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
     fill_boxes<T, BoxFill::kElements>(args, shared, thread);
   } else {
     fill_boxes<T, BoxFill::kRuns>(args, shared, thread);

@@ -216,6 +216,7 @@ struct WgmmaShared {
   __device__ uint32_t weight_empty(int slot) const {
     return barriers + 8 * (2 * box_slots + weight_slots + slot);
   }
+  __device__ uint32_t tables_written() const { return weight_empty(weight_slots); }
 };
 
 static_assert(sizeof(ColumnPlace) == kColumnPlaceBytes && sizeof(WorkItem) == kWorkItemBytes);
@@ -327,16 +328,14 @@ __device__ __forceinline__ void write_consumers_tables(const WgmmaDataArguments&
     write_bias<T>(args, shared, thread, kThreads);
 }
 
-// Where the copy engine fills boxes that hold all channels, the warp that starts it needs no table:
-// it begins while they are written.
-__device__ __forceinline__ bool fills_without_tables(const WgmmaDataArguments& args) {
-  return args.plan.fill_run == 0 && args.sizes.chunks == 1;
+// A warp's part of the tables is written.
+constexpr int kTableWarps = kConsumerWarps + kFillWarps - 1;
+__device__ __forceinline__ void leave_tables(const WgmmaShared& shared) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(shared.tables_written());
 }
-// For all other warps: every table is written.
-__device__ __forceinline__ void meet_at_tables(const WgmmaDataArguments& args) {
-  constexpr int kTablesBarrier = 3;
-  __syncwarp();  // the lanes of a warp must come together
-  named_barrier(kTablesBarrier, fills_without_tables(args) ? kWgmmaThreads - 32 : kWgmmaThreads);
+__device__ __forceinline__ void await_tables(const WgmmaShared& shared) {
+  barrier_wait(shared.tables_written(), 0);
 }
 
 }  // namespace convt3d
