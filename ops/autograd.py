@@ -16,6 +16,7 @@ and calls the operator again below that key, which is where the other transforms
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,6 +26,17 @@ from convt3d.meta.shape import suggests_channels_last_3d
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+
+# Of the sum that is a bias' gradient (measured on an H200): elements from which on two steps pay,
+# parts of the first and the channels that fill its lines, and the dtypes that carry sums of halves.
+_LARGE = 1 << 23
+_MOST_PARTS = 256
+_FEW_CHANNELS = 16
+_CARRIED = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.complex32: torch.complex64,
+}
 
 _forward = torch.ops.convt3d.forward.default
 _grad_input = torch.ops.convt3d.grad_input.default
@@ -104,6 +116,28 @@ def _weight_gradient(ctx: Any, grad_output: Tensor, input: Tensor) -> Tensor:
     return _clone(grad, True) if grad_output.dim() == 4 and ctx.channels_last else grad
 
 
+def _bias_gradient(grad: Tensor) -> Tensor:
+    """Sum of ``grad`` over all but its channels.
+
+    PyTorch reduces a large tensor twice as fast over neighbours in memory first (NCDHW: the
+    positions of a channel; NDHWC: positions, in parts) and then over what is left. A compiler
+    finds its own order.
+    """
+    others = [dim for dim in range(grad.dim()) if dim != grad.dim() - 4]
+    if grad.numel() < _LARGE or torch.compiler.is_compiling():
+        return grad.sum(others)
+    carried = _CARRIED.get(grad.dtype, grad.dtype)  # between the two sums
+    if grad.is_contiguous():
+        sums = grad.sum((-3, -2, -1), dtype=carried)
+        return (sums if grad.dim() == 4 else sums.sum(0)).to(grad.dtype)
+    rows = grad.movedim(-4, -1)
+    channels = rows.shape[-1]
+    parts = math.gcd(grad.numel() // channels, _MOST_PARTS)
+    if not rows.is_contiguous() or channels < _FEW_CHANNELS or 4 * parts < _MOST_PARTS:
+        return grad.sum(others)
+    return rows.reshape(parts, -1, channels).sum(1, dtype=carried).sum(0).to(grad.dtype)
+
+
 def _tangent(
     operator: Any, ctx: Any, first: Tensor | None, second: Tensor | None, *added: Any
 ) -> Tensor:
@@ -151,7 +185,7 @@ class _Forward(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             by_weight = _weight_gradient(ctx, grad, input.conj())
         if ctx.needs_input_grad[3]:
-            by_bias = grad.sum([dim for dim in range(grad.dim()) if dim != grad.dim() - 4])
+            by_bias = _bias_gradient(grad)
         return None, by_input, by_weight, by_bias, None, None, None, None, None
 
 

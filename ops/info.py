@@ -22,10 +22,11 @@ METHODS = (
     ("cpu", "float64, complex128, int64", "matrix products"),
     (
         "cuda",
-        "float16, bfloat16, float32",
-        "tensor-core kernels, depthwise kernels for groups of few channels, else direct ones",
+        "float16, bfloat16, float32, float64",
+        "tensor-core kernels, depthwise kernels (not in float64) for groups of few channels, else "
+        "direct ones",
     ),
-    ("cuda", "float64, complex32, complex64, complex128", "direct kernels"),
+    ("cuda", "complex32, complex64, complex128", "direct kernels"),
 )
 
 

@@ -36,6 +36,7 @@ NAMES = (
     "hopper_samples_kernel_is_stride",
     "hopper_samples_tiny",
 )
+FLOAT64_NAMES = ("asymmetric", "kernel3_stride2", "groups_of_16", "hopper_odd_rows")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LAYOUTS = ("contiguous", "channels_last_3d", "sliced")
 HAS_WGMMA = torch.cuda.get_device_capability() == (9, 0)
@@ -53,7 +54,7 @@ if __name__ == "__main__":
     forced = set()
     for name in NAMES:
         case = BY_NAME[name]
-        for dtype in (*DTYPES, *((torch.float64,) if name == "asymmetric" else ())):
+        for dtype in (*DTYPES, *((torch.float64,) if name in FLOAT64_NAMES else ())):
             for layout in LAYOUTS:
                 # Made on the CPU: the gaps between sliced elements stay uninitialised on the GPU.
                 tensors = make_tensors(case, dtype, "cpu", layout)

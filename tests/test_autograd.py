@@ -82,6 +82,43 @@ def test_bias_gradient_sums_over_positions(device: str, unbatched: bool) -> None
     torch.testing.assert_close(bias.grad, wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.parametrize(
+    ("size", "in_steps"),
+    [((2, 16, 4, 8, 16), True), ((16, 4, 8, 16), True), ((2, 16, 3, 5, 7), False)],
+    ids=str,
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bias_gradient_of_a_large_tensor(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    channels_last: bool,
+    size: tuple[int, ...],
+    in_steps: bool,
+    dtype: torch.dtype,
+) -> None:
+    """In two steps it is the same sum, rounded to the result's dtype once."""
+    monkeypatch.setattr("convt3d.autograd._LARGE", 0)
+    generator = torch.Generator(device).manual_seed(len(size))
+    grad = torch.randn(size, generator=generator, device=device).to(dtype)
+    if channels_last:
+        grad = grad.movedim(-4, -1).contiguous().movedim(-1, -4)
+    bias = torch.zeros(16, dtype=dtype, device=device, requires_grad=True)
+    # With a kernel of one voxel the output is as large as the input.
+    weight = torch.zeros(16, 16, 1, 1, 1, dtype=dtype, device=device)
+    output = torch.ops.convt3d.forward(torch.zeros_like(grad), weight, bias)
+    with torch.profiler.profile() as profile:
+        output.backward(grad)
+    sums = sum(event.count for event in profile.key_averages() if event.key == "aten::sum")
+    one_step = len(size) == 4 and not channels_last
+    assert sums == (2 if (in_steps or not channels_last) and not one_step else 1)
+    others = [dim for dim in range(len(size)) if dim != len(size) - 4]
+    wanted = grad.to(torch.complex128 if dtype.is_complex else torch.float64).sum(others)
+    rounding = 2.0**-8 if dtype == torch.bfloat16 else 1e-6
+    assert bias.grad is not None
+    torch.testing.assert_close(bias.grad.to(wanted.dtype), wanted, rtol=rounding, atol=1e-4)
+
+
 @pytest.mark.parametrize("short", [True, False])
 def test_arguments_left_out_have_their_defaults(device: str, short: bool) -> None:
     """The dispatcher drops trailing defaults; the backward must not count on them."""

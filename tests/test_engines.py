@@ -60,8 +60,8 @@ def test_unknown_engine(operator: str, batch: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_engine_that_cannot_says_why(operator: str) -> None:
-    """float64 has no tensor-core kernel: nothing else steps in."""
-    tensors = make_tensors(CASE, torch.float64, "cuda")
+    """complex64 has no tensor-core kernel: nothing else steps in."""
+    tensors = make_tensors(CASE, torch.complex64, "cuda")
     for engine in ENGINES[operator][:-1]:
         with pytest.raises(RuntimeError, match=f"engine '{engine}' cannot run .*, because "):
             in_engine(operator, engine, tensors)

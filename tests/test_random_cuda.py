@@ -7,6 +7,7 @@ for by name and held to it; the public operators must give the bits of one of th
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections import Counter
@@ -22,6 +23,7 @@ PROBLEMS = 2000
 CHUNK = 250
 SEED = int(os.environ.get("CONVT3D_TEST_SEED", "0"))
 MOST_ELEMENTS = 3_000_000
+HALVES_AND_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def random_case(rng: random.Random, name: str, family: str) -> Case:
@@ -114,10 +116,10 @@ def engines_of(
         return ("im2col",)
     per_group = (case.in_channels // case.groups, case.out_channels // case.groups)
     if case.groups > 1 and max(per_group) <= 4 and per_group[0] * per_group[1] <= 8:
-        return ("depthwise",)
+        return () if dtype == torch.float64 else ("depthwise",)
     if torch.cuda.get_device_capability() != (9, 0):
         return ("gemm",)
-    if dtype == torch.float32 and not tf32:
+    if dtype == torch.float64 or (dtype == torch.float32 and not tf32):
         return ("gemm",)
     if operator != "grad_weight":
         return ("gemm", "wgmma")
@@ -140,8 +142,14 @@ def same_bits(result: torch.Tensor, operator: str, operands: tuple, engine: str)
 
 
 @pytest.mark.parametrize("first", range(0, PROBLEMS, CHUNK))
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("family", ["any", "heads", "lines"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        *itertools.product(["any", "heads", "lines"], HALVES_AND_FLOAT),
+        ("any", torch.float64),
+    ],
+    ids=str,
+)
 def test_random_problems(family: str, dtype: torch.dtype, first: int) -> None:
     precisions = ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
     asked, refused = Counter[str](), Counter[str]()

@@ -90,6 +90,8 @@ double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan
   if (resident < 1 || sizes.shared_bytes > device.shared_per_block)
     return std::numeric_limits<double>::infinity();
   const double precision = type == DataType::kFloat32 ? 3 : 1;
+  // float64: a quarter of the depth per k-step, and 128 multiply-adds per clock.
+  const double slowness = type == DataType::kFloat64 ? kProductsPerClock / 128 / 4 : precision;
   const double runs = std::ceil(static_cast<double>(sizes.column_tiles) / plan.columns_per_block);
   const double tiles = static_cast<double>(problem.batch) * count(plan, &TileAxis::tiles);
   const double blocks = tiles * problem.groups * runs;
@@ -102,7 +104,7 @@ double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan
       matrix_bytes / kSharedBytesPerClock *
       (work.steps * plan.row_fragments * conflicts + work.group_steps * precision);
   const double products =
-      work.group_steps * plan.row_fragments * 4 * 16 * 16 * 16 * precision / kProductsPerClock;
+      work.group_steps * plan.row_fragments * 4 * 16 * 16 * 16 * slowness / kProductsPerClock;
   const double multiply = std::max(shared, products) + work.steps * kStepOverhead;
 
   const bool forward = plan.axes[0].pass == Pass::kForward;
@@ -211,7 +213,7 @@ Candidate search(const Problem& problem, Pass pass, DataType type, bool fast_ope
                                                        : problem.in_channels_per_group());
   GemmDataPlan base{};
   for (int a = 0; a < 3; ++a) base.axes[a] = tile_axis(pass, problem.axes[a]);
-  base.asynchronous_fill = fast_operand && type != DataType::kFloat64;
+  base.asynchronous_fill = fast_operand;
   Candidate best;
   const auto consider = [&](GemmDataPlan plan) {
     plan.chunk_units = 1;
@@ -239,7 +241,7 @@ Candidate search(const Problem& problem, Pass pass, DataType type, bool fast_ope
   for (GemmDataPlan& columns : column_candidates(base, result_channels)) {
     if (!in_order(columns)) continue;
     for (int fragments : {2, 4}) {
-      if (fragments == 4 && type == DataType::kFloat32) continue;  // no registers for it
+      if (fragments == 4 && element_bytes(type) > 2) continue;  // no registers for it
       GemmDataPlan plan = columns;
       plan.row_fragments = fragments;
       const int rows = 64 * fragments;
@@ -329,7 +331,7 @@ Planned<GemmDataPlan> plan_gemm_data(const Problem& problem, Pass pass, DataType
                                      const TensorPointer& operand, const TensorPointer& result,
                                      const Device& device,
                                      Alternatives<GemmDataPlan>* alternatives) {
-  if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
+  if (!is_real_floating(type))
     return Refusal{"tensor cores have no products of this dtype"};
   if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.groups > 1 && problem.in_channels_per_group() < 4 &&

@@ -24,6 +24,7 @@ constexpr int kThreadsPerMultiprocessor = 2048;
 // but the order of the candidates is what matters.
 constexpr double kFragmentClocks = 1.7;  // one 16 x 8 fragment, 32 bytes deep, through mma.sync
 constexpr double kSharedBytesPerClock = 100;
+constexpr double kDoubleFragmentClocks = 16;  // float64, 16 positions deep
 constexpr double kNarrowTile = 1.3;  // bank conflicts of tiles less than 8 positions wide
 constexpr double kIssuesPerClock = 4;
 constexpr double kItemClocks = 0.2;    // a row, or a position of a vector, whatever its channels
@@ -56,7 +57,7 @@ TileFill fill_for(TileFill widest, int advance, bool several_tiles) {
 }
 
 double fill_clocks(TileFill fill, int items, int channels, DataType type) {
-  const int per_unit = type == DataType::kFloat32 ? 4 : 8;
+  const int per_unit = 16 / element_bytes(type);
   const double units = (channels + per_unit - 1) / per_unit;
   const double unit = fill == TileFill::kAsync   ? kAsyncClocks
                       : fill == TileFill::kQuads ? kQuadClocks
@@ -84,8 +85,9 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
   const double warp_steps = sizes.still_rows / 16.0 * plan.tap_warps;
   const double loads = plan.still_fragments * 512.0 + plan.taps * plan.moving_fragments * 256.0;
   const double products = warp_steps * fragments * (single ? 6 : 1);
-  const double tensor = products * kFragmentClocks;
-  const double shared = warp_steps * loads * (single ? 2 : 1) / kSharedBytesPerClock *
+  const double tensor =
+      products * (type == DataType::kFloat64 ? kDoubleFragmentClocks : kFragmentClocks);
+  const double shared = warp_steps * loads * element_bytes(type) / 2 / kSharedBytesPerClock *
                         (plan.axes[2].tile < 8 ? kNarrowTile : 1);
   // float32: a load, a rounding and a subtraction per register and half.
   const double issues =
@@ -109,7 +111,7 @@ double choose_split(const Problem& problem, DataType type, const Device& device,
     const auto wanted =
         static_cast<int64_t>(waves * device.multiprocessors * resident / sizes.jobs);
     int64_t splits = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(sizes.tiles, 1));
-    const int64_t slot_bytes = sizes.jobs * plan.tap_warps * fragments * 512;
+    const int64_t slot_bytes = sizes.jobs * plan.tap_warps * fragments * fragment_bytes(type);
     if (splits * plan.position_warps > 1)
       splits = std::min(splits, kMostWorkspace / (slot_bytes * plan.position_warps));
     if (splits < 1) continue;
@@ -249,7 +251,7 @@ struct Search {
           const int box = group_d * group_h * group_w;
           plan.tap_warps = (box + plan.taps - 1) / plan.taps;
           const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
-          const int warps = most_warps(type == DataType::kFloat32, fragments);
+          const int warps = most_warps(element_bytes(type) > 2, fragments);
           if (plan.tap_warps > warps) continue;
           // Boxes that leave many of the warps' taps empty are never the best.
           if (box * 4 < plan.tap_warps * plan.taps * 3 && plan.tap_warps > 1) continue;
@@ -280,7 +282,7 @@ struct Search {
         if (8 * smaller >= moving) continue;
         plan.still_fragments = still_fragments;
         plan.moving_fragments = moving_fragments;
-        plan.taps = taps_per_warp(type == DataType::kFloat32, still_fragments, moving_fragments);
+        plan.taps = taps_per_warp(element_bytes(type) > 2, still_fragments, moving_fragments);
         if (plan.taps > 0) consider_taps(plan);
       }
     }
@@ -305,15 +307,15 @@ bool fits_gemm(const Problem& problem) {
 
 int resident_blocks(DataType type, const GemmGradWeightPlan& plan, const GemmGradWeightSizes& sizes,
                     const Device& device) {
-  const bool single = type == DataType::kFloat32;
+  const bool wide = element_bytes(type) > 2;
   const int fragments = plan.still_fragments * plan.moving_fragments * plan.taps;
   const int warps = plan.warp_roles ? 12 : plan.tap_warps * plan.position_warps;
   // What the compiler was seen to use: bounded by the block, else sums and working set.
-  const int working_set = (fragments * (single ? 8 : 4) + 112 + 7) / 8 * 8;
-  const int most_registers = plan.warp_roles            ? 168
-                             : single || fragments > 27 ? 255
-                             : fragments == 24          ? 184
-                                                        : 168;
+  const int working_set = (fragments * (wide ? 8 : 4) + 112 + 7) / 8 * 8;
+  const int most_registers = plan.warp_roles          ? 168
+                             : wide || fragments > 27 ? 255
+                             : fragments == 24        ? 184
+                                                      : 168;
   const int registers = std::min(working_set, most_registers);
   return std::min({device.shared_per_multiprocessor / (sizes.shared_bytes + kStaticShared + 1024),
                    kRegistersPerMultiprocessor / (registers * 32 * warps),
@@ -324,7 +326,7 @@ Planned<GemmGradWeightPlan> plan_gemm_grad_weight(const Problem& problem, DataTy
                                                   const TensorPointer& grad_output,
                                                   const TensorPointer& input, const Device& device,
                                                   Alternatives<GemmGradWeightPlan>* alternatives) {
-  if (type != DataType::kFloat16 && type != DataType::kBFloat16 && type != DataType::kFloat32)
+  if (!is_real_floating(type))
     return Refusal{"tensor cores have no products of this dtype"};
   if (!fits_gemm(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.in_channels_per_group() < 4 && problem.out_channels_per_group() < 4)

@@ -40,20 +40,23 @@ LIMITS = {
     "bf16": Limit(2**-8, 1e-2, 5e-3),
     "tf32": Limit(2**-24, 8e-3, 1.5e-3),
     "fp32": Limit(2**-24, 1e-5, 1e-6),
+    "fp64": Limit(2**-53, 1e-13, 1e-14),
 }
-_GRAD_WEIGHT_FP32 = Limit(2**-24, 4e-5, 4e-6)
+# Sums over millions of positions, in the precision of the result.
+_GRAD_WEIGHT_LIMITS = {
+    "fp32": Limit(2**-24, 4e-5, 4e-6),
+    "fp64": Limit(2**-53, 4e-13, 4e-14),
+}
 _OTHERS_FACTOR = 4.0
-_EPS_ACCUMULATE = 2**-24
 # Of a normal distribution, one element in 10^15 is further out.
 _DEVIATIONS = 8.0
 _MOST_SUSPECTS = 64
 
 
 def limit_of(dtype: str, pass_name: str) -> Limit:
-    """The limits of our result of `pass_name`; float32 allows a weight gradient more."""
-    if dtype == "fp32" and pass_name == "grad_weight":
-        return _GRAD_WEIGHT_FP32
-    return LIMITS[dtype]
+    """The limits of our result of `pass_name`; float32 and float64 allow a weight gradient more."""
+    limits = _GRAD_WEIGHT_LIMITS if pass_name == "grad_weight" else {}
+    return limits.get(dtype, LIMITS[dtype])
 
 
 def terms(case: Case, pass_name: str) -> int:
@@ -68,10 +71,10 @@ def others_limit(case: Case, dtype: str, pass_name: str) -> Limit:
     """The limits of other implementations, whose algorithms are not ours to promise.
 
     Four times ours (Winograd, FFT), and what it costs to add the products of an element one after
-    the other in float32: a relative error of the order of eps * sqrt(terms).
+    the other in float32 (float64): a relative error of the order of eps * sqrt(terms).
     """
     ours = limit_of(dtype, pass_name)
-    in_turn = _EPS_ACCUMULATE * math.sqrt(terms(case, pass_name))
+    in_turn = (2**-53 if dtype == "fp64" else 2**-24) * math.sqrt(terms(case, pass_name))
     return Limit(
         ours.eps_out,
         _OTHERS_FACTOR * ours.slack + _DEVIATIONS * in_turn,
@@ -193,7 +196,7 @@ def check_whole(
     # An error beyond what PyTorch is granted must not open the tolerance further.
     error = min(error, others_limit(case, dtype, pass_name).frobenius)
     wide = Limit(limit.eps_out, limit.slack + _DEVIATIONS * error, limit.frobenius)
-    expected = others.float()
+    expected = others if dtype == "fp64" else others.float()
     rms = _rms(expected)
     excess = _excess(result, expected, rms, wide)
     suspect = ~(excess <= 0)

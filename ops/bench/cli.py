@@ -20,7 +20,7 @@ from pathlib import Path
 from . import cases as case_list
 from . import compare as comparison
 from . import display, peers, plots, report, results, runner
-from .floor import DTYPES
+from .floor import DEFAULT_DTYPES, DTYPES
 from .problem import BASIC_PASSES, LAYOUTS, PASSES
 
 _RESULTS = Path("benchmarks/results")
@@ -61,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='names, groups and globs, comma-separated, or one shape as "n,c,d,h,w -> cout k3 s2 '
         'p1 op1 g1 d1"; may be repeated (default: the public cases on a GPU, group cpu on a CPU)',
     )
-    parser.add_argument("--dtypes", type=_choices(DTYPES), help=f"of {', '.join(DTYPES)}")
+    parser.add_argument(
+        "--dtypes",
+        type=_choices(DTYPES),
+        help=f"of {', '.join(DTYPES)} (default on a GPU: all but fp64)",
+    )
     parser.add_argument("--layouts", type=_choices(LAYOUTS), help=f"of {', '.join(LAYOUTS)}")
     parser.add_argument(
         "--passes",
@@ -164,7 +168,7 @@ def _settings(options: argparse.Namespace, device: str) -> runner.Settings:
     chosen = case_list.select(wanted) if wanted else None
     if chosen is None:
         chosen = list(case_list.PUBLIC if on_gpu else case_list.CPU)
-    dtypes = options.dtypes or (("bf16",) if options.quick else DTYPES)
+    dtypes = options.dtypes or (("bf16",) if options.quick else DEFAULT_DTYPES)
     if not on_gpu:
         dtypes = options.dtypes or ("fp32",)
         if "tf32" in dtypes:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from .cases import Case
 
-DTYPES = ("fp16", "bf16", "tf32", "fp32")
 ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "fp32": 4, "fp64": 8}
+DTYPES = tuple(ITEM_BYTES)
+# Measured unless told otherwise; in float64 some of PyTorch's convolutions take seconds a call.
+DEFAULT_DTYPES = ("fp16", "bf16", "tf32", "fp32")
 
 
 @dataclass(frozen=True)

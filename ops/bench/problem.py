@@ -22,6 +22,7 @@ TORCH_DTYPES = {
     "bf16": torch.bfloat16,
     "tf32": torch.float32,
     "fp32": torch.float32,
+    "fp64": torch.float64,
 }
 _MEMORY_FORMATS = {
     "contiguous": torch.contiguous_format,

@@ -39,7 +39,8 @@ std::vector<Run> runs(const Trial& trial) {
 
 Engine engine() {
   return {.operations = {Operation::kGradWeight},
-          .types = {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32},
+          .types = {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32,
+                    DataType::kFloat64},
           .tf32 = true,
           .ieee = true,
           .layouts = {Layout::kContiguous, Layout::kChannelsLast},

@@ -45,6 +45,7 @@ void wgmma_wait(int pending, const Where& where);
 // ---- Products of a warp (mma.sync) ------------------------------------------------------------
 void multiply_tile(Element element, float (&sums)[4], const uint32_t (&left)[4],
                    std::array<uint32_t, 2> right, const Where& where);
+void multiply_tile(double (&sums)[4], const double (&left)[2], double right, const Where& where);
 // ldmatrix of 8 x 16-byte matrices; `address`: of a lane's row.
 void load_matrices(uint32_t* fragment, int matrices, bool transposed, uint32_t address,
                    const Where& where);

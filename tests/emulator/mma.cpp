@@ -70,6 +70,25 @@ void multiply(Element element, const Operands& lanes) {
   }
 }
 
+struct DoubleTileOperand {
+  double* sums;
+  const double* left;
+  double right;
+};
+
+void multiply_doubles(const Operands& lanes) {
+  for (int lane = 0; lane < kWarpThreads; ++lane) {
+    double* const sums = static_cast<const DoubleTileOperand*>(lanes[lane])->sums;
+    for (int e = 0; e < 4; ++e) {
+      const int row = lane / 4, column = lane % 4 * 2 + e % 2;
+      for (int depth = 0; depth < 4; ++depth)
+        sums[e] +=
+            static_cast<const DoubleTileOperand*>(lanes[row * 4 + depth])->left[e / 2] *
+            static_cast<const DoubleTileOperand*>(lanes[column * 4 + depth])->right;
+    }
+  }
+}
+
 }  // namespace
 
 void copy_async(uint32_t destination, const void* source, int bytes, bool valid) {
@@ -131,6 +150,11 @@ void multiply_tile(Element element, float (&sums)[4], const uint32_t (&left)[4],
   TileOperand operand{sums, left, right};
   meet_lanes(
       "mma", kWholeWarp, &operand, [=](const Operands& lanes) { multiply(element, lanes); }, where);
+}
+
+void multiply_tile(double (&sums)[4], const double (&left)[2], double right, const Where& where) {
+  DoubleTileOperand operand{sums, left, right};
+  meet_lanes("mma", kWholeWarp, &operand, multiply_doubles, where);
 }
 
 }  // namespace convt3d::emulator

@@ -5,8 +5,10 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "instructions.h"
+#include "shared_memory.h"
 
 namespace convt3d {
 
@@ -65,6 +67,16 @@ template <typename T>
 void multiply_tile(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                    const emulator::Where& where = emulator::Where::current()) {
   emulator::multiply_tile(emulator::kElementOf<T>, d, a, {b0, b1}, where);
+}
+
+inline void multiply_tile(double (&d)[4], const double (&a)[2], double b,
+                          const emulator::Where& where = emulator::Where::current()) {
+  emulator::multiply_tile(d, a, b, where);
+}
+inline double load_double(uint32_t address) {
+  double value;
+  std::memcpy(&value, emulator::memory_at(address, 8, 8, "a load"), 8);
+  return value;
 }
 
 inline uint32_t round_to_tf32(uint32_t bits) { return emulator::round_to_tf32(bits); }

@@ -7,6 +7,7 @@ extern template cudaError_t launch_gemm_data_typed<__half>(const GemmDataArgumen
 extern template cudaError_t launch_gemm_data_typed<__nv_bfloat16>(const GemmDataArguments&,
                                                                   cudaStream_t);
 extern template cudaError_t launch_gemm_data_typed<float>(const GemmDataArguments&, cudaStream_t);
+extern template cudaError_t launch_gemm_data_typed<double>(const GemmDataArguments&, cudaStream_t);
 
 cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
                              const GemmDataPlan& plan, TensorPointer operand, TensorPointer weight,
@@ -58,6 +59,8 @@ cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
       return launch_gemm_data_typed<__nv_bfloat16>(args, stream);
     case DataType::kFloat32:
       return launch_gemm_data_typed<float>(args, stream);
+    case DataType::kFloat64:
+      return launch_gemm_data_typed<double>(args, stream);
     default:
       return cudaErrorInvalidValue;
   }

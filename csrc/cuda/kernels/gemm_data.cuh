@@ -43,10 +43,10 @@ struct StageCursor {
 };
 
 // Blocks that registers let run together: three, unless sums of four fragments, or two sets of many
-// sums (float32, not kSingle), need more than a third of them.
+// sums (float32, not kSingle) or many of twice the size (float64), need more than a third of them.
 template <typename T>
 constexpr int resident_gemm_blocks(int row_fragments, int column_groups, bool single) {
-  return row_fragments == 4 || (kWeightParts<T> == 2 && !single && column_groups > 2) ? 2 : 3;
+  return row_fragments == 4 || (sizeof(T) >= 4 && !single && column_groups > 2) ? 2 : 3;
 }
 
 // kSingle (float32): one product of TF32 values for one, not three.
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kGemmThreads,
   T* staging = reinterpret_cast<T*>(shared + args.sizes.staging_at);
   // Rows are located while nothing is staged.
   int2* locations = reinterpret_cast<int2*>(shared + args.sizes.staging_at);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
 
   // Which tile of positions, group and run of column tiles.
   int flat = blockIdx.x;
@@ -99,12 +99,12 @@ __global__ void __launch_bounds__(kGemmThreads,
     copy_async_commit();
   };
 
-  // Operand rows of this lane's fragment rows, as ldmatrix addresses.
-  uint32_t rows[kRowFragments];
+  // Addresses of the operand rows of this lane's fragment rows.
+  uint32_t rows[kRowFragments * Tile::kLaneRows];
 #pragma unroll
-  for (int i = 0; i < kRowFragments; ++i)
+  for (int i = 0; i < kRowFragments * Tile::kLaneRows; ++i)
     rows[i] = shared_address(shared) +
-              __ldg(args.tables.positions + (warp * kRowFragments + i) * 16 + lane % 16) *
+              __ldg(args.tables.positions + warp * kRowFragments * 16 + Tile::lane_row(i)) *
                   args.sizes.row_pitch;
   fill_operand<T>(args, corner, n, group, 0, locations, shared);
 #pragma unroll
@@ -196,8 +196,9 @@ cudaError_t launch_gemm_data_typed(const GemmDataArguments& args, cudaStream_t s
         return cudaErrorInvalidValue;
     }
   };
-  // float32 keeps two sets of sums, which four row fragments have no registers for.
-  if constexpr (kWeightParts<T> == 1) {
+  // float32 keeps two sets of sums, and float64 larger ones, which four row fragments have no
+  // registers for.
+  if constexpr (sizeof(T) == 2) {
     if (args.plan.row_fragments == 4) return with_columns(std::integral_constant<int, 4>{});
   }
   return with_columns(std::integral_constant<int, 2>{});

@@ -8,8 +8,8 @@
 namespace convt3d {
 
 // Packs the weights into `scratch` (gemm_data_sizes().scratch_bytes, 16-byte aligned) and runs the
-// product; both are enqueued on `stream`. For kFloat16, kBFloat16 and kFloat32 only; float32
-// products are three TF32 products each, which keeps float32's order of error.
+// product; both are enqueued on `stream`. For real floating types only; float32 products are three
+// TF32 products each, which keeps float32's order of error.
 cudaError_t launch_gemm_data(const Problem& problem, Pass pass, DataType type,
                              const GemmDataPlan& plan, TensorPointer operand, TensorPointer weight,
                              VectorPointer bias, TensorPointer result, bool allow_tf32,

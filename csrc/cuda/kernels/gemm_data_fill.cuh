@@ -122,12 +122,13 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3
   } else {
     const ElementSource<T> source{operand, args.operand.stride[1],
                                   args.operand_channels - first_channel};
+    constexpr int kRows = sizeof(T) == 8 ? 2 : 1;  // float64: a unit is two loads
     if (units == 1)
-      fill_by_elements<4, 1>(args, corner, source, units, tile);
+      fill_by_elements<4 * kRows, 1>(args, corner, source, units, tile);
     else if (units == 2)
-      fill_by_elements<2, 2>(args, corner, source, units, tile);
+      fill_by_elements<2 * kRows, 2>(args, corner, source, units, tile);
     else
-      fill_by_elements<1, 4>(args, corner, source, units, tile);
+      fill_by_elements<kRows, 4>(args, corner, source, units, tile);
   }
 }
 

@@ -11,7 +11,11 @@ struct GemmTile {
   static constexpr int kPartBytes = 2 * 16 * kColumnGroups * kUnitBytes;
   static constexpr int kStepBytes = kHeaderBytes + kWeightParts<T> * kPartBytes;
 
-  float sum[kRowFragments][2 * kColumnGroups][4];
+  using Sum = Accumulator<T>;
+  // Rows that a lane addresses of a fragment: one of 16, or (float64) two of the eight of a half.
+  static constexpr int kLaneRows = sizeof(T) == 8 ? 2 : 1;
+
+  Sum sum[kRowFragments][2 * kColumnGroups][4];
 
   __device__ void clear() {
 #pragma unroll
@@ -19,7 +23,7 @@ struct GemmTile {
 #pragma unroll
       for (auto& column : row) {
 #pragma unroll
-        for (float& value : column) value = 0.f;
+        for (Sum& value : column) value = 0;
       }
     }
   }
@@ -35,23 +39,35 @@ struct GemmTile {
     }
   }
 
+  // The row of fragment `index / kLaneRows` that this lane addresses.
+  static __device__ int lane_row(int index) {
+    const int lane = threadIdx.x % 32;
+    return index / kLaneRows * 16 + (kLaneRows == 2 ? index % 2 * 8 + lane / 4 : lane % 16);
+  }
+
   // The k-steps of one stage; `rows` are this lane's operand row addresses. kAccurate (float32):
   // three products of TF32 halves for one, else a single one.
   template <bool kAccurate>
-  __device__ void multiply_stage(const uint32_t (&rows)[kRowFragments], const char* stage) {
-    constexpr int kAllGroups = (1 << kColumnGroups) - 1;
+  __device__ void multiply_stage(const uint32_t (&rows)[kRowFragments * kLaneRows],
+                                 const char* stage) {
+    constexpr int kAllGroups = (1 << kColumnGroups) - 1, kWidth = 16 * kColumnGroups;
     const int lane = threadIdx.x % 32;
+    // Of this lane: unit of the k-step and place in it; unit, column and place of the weights.
+    constexpr bool kDouble = sizeof(T) == 8;
+    const int unit = kDouble ? lane % 4 / 2 : lane / 16;
+    const int place = kDouble ? lane % 2 * 8 : 0;
+    const int weight_unit = kDouble ? unit : lane / 8 % 2;
+    const int column = kDouble ? lane / 4 : lane % 8 + lane / 16 * 8;
     int offset[kStageSteps], groups[kStageSteps], all = kAllGroups;
 #pragma unroll
     for (int i = 0; i < kStageSteps; ++i) {
       const int4 header = *reinterpret_cast<const int4*>(stage + i * kStepBytes);
-      offset[i] = lane < 16 ? header.x : header.y;
+      offset[i] = (unit == 0 ? header.x : header.y) + place;
       groups[i] = header.z;
       all &= header.z;
     }
     const uint32_t weights =
-        shared_address(stage) + kHeaderBytes +
-        (lane / 8 % 2 * (16 * kColumnGroups) + lane % 8 + lane / 16 * 8) * kUnitBytes;
+        shared_address(stage) + kHeaderBytes + (weight_unit * kWidth + column) * kUnitBytes + place;
     if (all == kAllGroups) {  // the common case, without branches: loads run ahead of products
 #pragma unroll
       for (int i = 0; i < kStageSteps; ++i)
@@ -67,8 +83,37 @@ struct GemmTile {
 
  private:
   template <bool kAll, bool kAccurate>
-  __device__ void multiply_step(const uint32_t (&rows)[kRowFragments], int offset, uint32_t weights,
-                                int groups) {
+  __device__ void multiply_step(const uint32_t (&rows)[kRowFragments * kLaneRows], int offset,
+                                uint32_t weights, int groups) {
+    if constexpr (sizeof(T) == 8)
+      multiply_doubles<kAll>(rows, offset, weights, groups);
+    else
+      multiply_matrices<kAll, kAccurate>(rows, offset, weights, groups);
+  }
+
+  template <bool kAll>
+  __device__ void multiply_doubles(const uint32_t (&rows)[kRowFragments * kLaneRows], int offset,
+                                   uint32_t weights, int groups) {
+    double a[kRowFragments][2];
+#pragma unroll
+    for (int i = 0; i < kRowFragments; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) a[i][half] = load_double(rows[2 * i + half] + offset);
+#pragma unroll
+    for (int g = 0; g < kColumnGroups; ++g) {
+      if (!kAll && (groups >> g & 1) == 0) continue;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const double b = load_double(weights + (g * 16 + half * 8) * kUnitBytes);
+#pragma unroll
+        for (int i = 0; i < kRowFragments; ++i) multiply_tile(sum[i][2 * g + half], a[i], b);
+      }
+    }
+  }
+
+  template <bool kAll, bool kAccurate>
+  __device__ void multiply_matrices(const uint32_t (&rows)[kRowFragments], int offset,
+                                    uint32_t weights, int groups) {
     uint32_t a[kRowFragments][4], a_low[kRowFragments][4];
 #pragma unroll
     for (int i = 0; i < kRowFragments; ++i) {

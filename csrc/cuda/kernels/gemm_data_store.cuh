@@ -21,13 +21,13 @@ __device__ void stage_result(const GemmDataArguments& args,
 #pragma unroll
   for (int c = 0; c < 2 * kColumnGroups; ++c) {
     const int column = c * 8 + lane % 4 * 2;
-    float bias[2] = {0.f, 0.f};
+    Accumulator<T> bias[2] = {0, 0};
     if (args.bias.data != nullptr) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int channel = (column + e) % args.plan.channels_per_tile;
         if (channel < channels)
-          bias[e] = Convert<float>::from(
+          bias[e] = Convert<Accumulator<T>>::from(
               static_cast<const T*>(args.bias.data)[(first_channel + channel) * args.bias.stride]);
       }
     }

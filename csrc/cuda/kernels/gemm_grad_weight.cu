@@ -14,6 +14,9 @@ extern template cudaError_t launch_gemm_grad_weight_typed<float, false>(const Gr
 extern template cudaError_t launch_gemm_grad_weight_typed<float, true>(const GradWeightArguments&,
                                                                        int, int, bool,
                                                                        cudaStream_t);
+extern template cudaError_t launch_gemm_grad_weight_typed<double, true>(const GradWeightArguments&,
+                                                                        int, int, bool,
+                                                                        cudaStream_t);
 
 namespace {
 
@@ -41,7 +44,7 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
   args.stages = plan.stages;
   args.splits = plan.splits;
   args.tiles_per_split = (args.sizes.tiles + plan.splits - 1) / plan.splits;
-  args.workspace = static_cast<float4*>(args.sizes.slots > 1 ? workspace : nullptr);
+  args.workspace = args.sizes.slots > 1 ? workspace : nullptr;
 
   const auto operand = [&](const TensorPointer& tensor, TileFill fill, int channels, int items,
                            int pitch) {
@@ -96,6 +99,8 @@ cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
     case DataType::kFloat32:
       return allow_tf32 ? launch(launch_gemm_grad_weight_typed<float, true>)
                         : launch(launch_gemm_grad_weight_typed<float, false>);
+    case DataType::kFloat64:
+      return launch(launch_gemm_grad_weight_typed<double, true>);
     default:
       return cudaErrorInvalidValue;
   }

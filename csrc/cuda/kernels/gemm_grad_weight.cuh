@@ -26,7 +26,7 @@ constexpr int kMultiplyRegisters = 216, kFillRegisters = 72;
 // The barrier between the two roles, which meet in different places of the code.
 __device__ __forceinline__ void meet_roles() { meet<1, 32 * kRoleWarps>(); }
 
-// kSingle (float32): one product of TF32 values for one, not three. A branch between the two would
+// kSingle: one product for one, not three of TF32 values (float32). A branch between the two would
 // spill.
 // With kWarpRoles, eight warps multiply and four do nothing but fill the next tile; the fillers
 // hand their registers over. Else all warps fill, then multiply.
@@ -165,7 +165,7 @@ __device__ __forceinline__ void sum_share(const GradWeightArguments& args) {
 
 template <typename T, int kStill, int kMoving, int kTaps, bool kWarpRoles, bool kSingle>
 __global__ void __launch_bounds__(
-    32 * (kWarpRoles ? kRoleWarps : most_warps(sizeof(T) == 4, kStill * kMoving * kTaps)), 1)
+    32 * (kWarpRoles ? kRoleWarps : most_warps(sizeof(T) > 2, kStill * kMoving * kTaps)), 1)
     gemm_grad_weight_kernel(const __grid_constant__ GradWeightArguments args) {
   // The others are never launched, see has_warp_roles.
   if constexpr (!kWarpRoles || kHasRegisterPools)
@@ -193,9 +193,11 @@ __global__ void __launch_bounds__(32 * kSumWarps)
   if (tap_index >= job.taps[0] * job.taps[1] * job.taps[2]) return;
 
   const int64_t slot_stride = sizes.jobs * args.tap_warps * taps * fragments * 32;
-  const float4* source = args.workspace + static_cast<int64_t>(blockIdx.x) * 32 + lane;
-  float4 sum{0.f, 0.f, 0.f, 0.f};
-  const auto accumulate = [&sum](const float4& value) {
+  using Sums = FragmentSums<T>;
+  const Sums* source =
+      static_cast<const Sums*>(args.workspace) + static_cast<int64_t>(blockIdx.x) * 32 + lane;
+  Sums sum{0, 0, 0, 0};
+  const auto accumulate = [&sum](const Sums& value) {
     sum.x += value.x;
     sum.y += value.y;
     sum.z += value.z;
@@ -204,7 +206,7 @@ __global__ void __launch_bounds__(32 * kSumWarps)
 #pragma unroll 4
   for (int slot = warp; slot < sizes.slots; slot += kSumWarps)
     accumulate(source[slot * slot_stride]);
-  __shared__ float4 sums[kSumWarps][32];
+  __shared__ Sums sums[kSumWarps][32];
   sums[warp][lane] = sum;
   __syncthreads();
   if (warp != 0) return;
@@ -218,7 +220,7 @@ __global__ void __launch_bounds__(32 * kSumWarps)
 // ---- Launch ----------------------------------------------------------------------------------
 template <typename T, int kStill, int kMoving, bool kWarpRoles, bool kSingle>
 cudaError_t launch_grad_weight_kernel(const GradWeightArguments& args, cudaStream_t stream) {
-  constexpr int kTaps = taps_per_warp(sizeof(T) == 4, kStill, kMoving);
+  constexpr int kTaps = taps_per_warp(sizeof(T) > 2, kStill, kMoving);
   if constexpr (kTaps > 0) {
     const auto kernel = gemm_grad_weight_kernel<T, kStill, kMoving, kTaps, kWarpRoles, kSingle>;
     cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -216,6 +216,10 @@ __device__ inline uint32_t word_of(uint4 load, int word) {
   return word == 0 ? load.x : word == 1 ? load.y : word == 2 ? load.z : load.w;
 }
 
+// Neighbours along w that one load can bring: at most 16 bytes.
+template <typename T>
+constexpr int kMostRun = sizeof(T) == 8 ? 2 : 4;
+
 // Elements in any layout: a thread takes kVector neighbours along w of all channels of a unit and
 // writes one unit per row. Threads go along w first, for coalescing; several of them share an
 // item, because rows kVector apart would fall into the same banks.
@@ -289,8 +293,10 @@ __device__ __forceinline__ void fill_elements(const FillOperand& operand, const 
               words[j] =
                   __byte_perm(word_of(loads[i][2 * j], e / 2), word_of(loads[i][2 * j + 1], e / 2),
                               e % 2 == 0 ? 0x5410 : 0x7632);
-            else
+            else if constexpr (sizeof(T) == 4)
               words[j] = word_of(loads[i][j], e);
+            else
+              words[j] = word_of(loads[i][j / 2], 2 * e + j % 2);
           }
           const uint32_t row = rows[i][e / 2] >> e % 2 * 16 & 0xffff;
           if (row != kNoRow)
@@ -338,7 +344,8 @@ __device__ __forceinline__ void fill_tile(const FillOperand& operand, const Fill
       fill_elements<T, 2, kDepth>(operand, bounds, slice, threads, source, table, tile);
       break;
     case TileFill::kQuads:
-      fill_elements<T, 4, kDepth>(operand, bounds, slice, threads, source, table, tile);
+      if constexpr (kMostRun<T> == 4)
+        fill_elements<T, 4, kDepth>(operand, bounds, slice, threads, source, table, tile);
       break;
   }
 }

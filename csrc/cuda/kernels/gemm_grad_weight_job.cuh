@@ -1,6 +1,8 @@
 // What the blocks of grad_weight (gemm_grad_weight.cuh) work on, and where their results go.
 #pragma once
 
+#include <type_traits>
+
 #include "gemm_grad_weight.h"
 #include "gemm_grad_weight_fill.cuh"
 #include "mma.cuh"
@@ -20,7 +22,7 @@ struct GradWeightArguments {
   // The result, by still channel, moving channel and tap (strides of mirrored taps are negative).
   void* result;
   int64_t result_group_stride, result_still_stride, result_moving_stride, result_tap_stride[3];
-  float4* workspace;  // nullptr: write the result
+  void* workspace;  // FragmentSums; nullptr: write the result
 };
 
 // What the blocks with one index compute.
@@ -85,17 +87,23 @@ __device__ inline int64_t result_of_tap(const GradWeightArguments& args, const G
          tap[1] * args.result_tap_stride[1] + tap[2] * args.result_tap_stride[2];
 }
 
-// Writes the four sums that a lane holds of one 16 x 8 fragment, of the tap whose results begin at
-// `at`.
+// The four sums that a lane holds of one 16 x 8 fragment.
+struct alignas(16) DoubleSums {
+  double x, y, z, w;
+};
+template <typename T>
+using FragmentSums = std::conditional_t<sizeof(T) == 8, DoubleSums, float4>;
+
+// Writes them, of the tap whose results begin at `at`.
 template <typename T>
 __device__ void write_fragment(const GradWeightArguments& args, int64_t at, int still_channel,
-                               int moving_channel, float4 sum) {
+                               int moving_channel, FragmentSums<T> sum) {
   const int lane = threadIdx.x % 32;
   still_channel += lane / 4;
   moving_channel += lane % 4 * 2;
   T* result = static_cast<T*>(args.result) + at + still_channel * args.result_still_stride +
               moving_channel * args.result_moving_stride;
-  const float value[4] = {sum.x, sum.y, sum.z, sum.w};
+  const Accumulator<T> value[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     if (still_channel + e / 2 * 8 < args.sizes.still_channels &&

@@ -12,7 +12,8 @@ constexpr int kShortSteps = 4;
 
 template <typename T, int kStill, int kMoving, int kTaps>
 struct TapTile {
-  float sum[kTaps][kStill][kMoving][4];
+  using Sum = Accumulator<T>;
+  Sum sum[kTaps][kStill][kMoving][4];
 
   __device__ void clear() {
 #pragma unroll
@@ -22,7 +23,7 @@ struct TapTile {
 #pragma unroll
         for (auto& fragment : row)
 #pragma unroll
-          for (float& value : fragment) value = 0.f;
+          for (Sum& value : fragment) value = 0;
   }
   __device__ void add(const TapTile& other) {
 #pragma unroll
@@ -102,6 +103,27 @@ struct TapTile {
       }
     }
   }
+
+  // float64: 4 positions. `still` and `moving` point to this lane's row lane % 4, at channel
+  // lane / 4.
+  __device__ void multiply(const double* still, const double* moving, const int (&offset)[kTaps]) {
+    double a[kStill][2];
+#pragma unroll
+    for (int i = 0; i < kStill; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) a[i][half] = still[i * 16 + half * 8];
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) {
+      const double* row =
+          reinterpret_cast<const double*>(reinterpret_cast<const char*>(moving) + offset[t]);
+#pragma unroll
+      for (int j = 0; j < kMoving; ++j) {
+        const double b = row[j * 8];
+#pragma unroll
+        for (int i = 0; i < kStill; ++i) multiply_tile(sum[t][i][j], a[i], b);
+      }
+    }
+  }
 };
 
 template <typename T, bool kAccurate, int kStill, int kMoving, int kTaps>
@@ -116,6 +138,14 @@ __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const ch
     const int moving_position = step * kStepPositions + lane % 16;
     tile.multiply(shared_address(still) + still_position * still_pitch + lane / 8 % 2 * 16,
                   shared_address(moving) + position_rows[moving_position] + lane / 16 * 16, offset);
+  } else if constexpr (sizeof(T) == 8) {
+#pragma unroll
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      const int position = step * kStepPositions + quarter * 4 + lane % 4;
+      tile.multiply(reinterpret_cast<const double*>(still + position * still_pitch) + lane / 4,
+                    reinterpret_cast<const double*>(moving + position_rows[position]) + lane / 4,
+                    offset);
+    }
   } else {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -135,8 +165,8 @@ __device__ void multiply_step(TapTile<T, kStill, kMoving, kTaps>& tile, const ch
 template <int kFragments>
 constexpr bool is_full = kFragments > 20 && kFragments <= 27;
 
-// All k-steps of one tile that fall to this warp. kSingle (float32): one product of TF32 values for
-// one, not three.
+// All k-steps of one tile that fall to this warp. kSingle: one product for one, not three of TF32
+// values (float32).
 template <typename T, bool kSingle, int kStill, int kMoving, int kTaps>
 __device__ __forceinline__ void multiply_positions(TapTile<T, kStill, kMoving, kTaps>& tile,
                                                    const GradWeightArguments& args,
@@ -183,14 +213,14 @@ __device__ __forceinline__ void store_sums(const TapTile<T, kStill, kMoving, kTa
   const int job_index = static_cast<int>(block % jobs);
   const int tap_warp = warp % args.tap_warps;
   const int slot = static_cast<int>(block / jobs) * args.position_warps + warp / args.tap_warps;
+  using Sums = FragmentSums<T>;
   const auto fragment = [&](int index) {
-    const float (&s)[4] =
-        tile.sum[index / (kStill * kMoving)][index / kMoving % kStill][index % kMoving];
-    return float4{s[0], s[1], s[2], s[3]};
+    const auto& s = tile.sum[index / (kStill * kMoving)][index / kMoving % kStill][index % kMoving];
+    return Sums{s[0], s[1], s[2], s[3]};
   };
   if (args.workspace != nullptr) {
-    float4* const partials =
-        args.workspace +
+    Sums* const partials =
+        static_cast<Sums*>(args.workspace) +
         ((slot * args.sizes.jobs + job_index) * args.tap_warps + tap_warp) * (kFragments * 32) +
         lane;
 #pragma unroll
@@ -202,7 +232,7 @@ __device__ __forceinline__ void store_sums(const TapTile<T, kStill, kMoving, kTa
   const GradWeightJob job = job_at(args, job_index);
   const int taps = job.taps[0] * job.taps[1] * job.taps[2] - tap_warp * kTaps;
   const int64_t lane_tap = result_of_tap(args, job, tap_warp * kTaps + min(lane, max(taps, 1) - 1));
-  float4* const staged = reinterpret_cast<float4*>(shared) + warp * kStagedFragments * 32 + lane;
+  Sums* const staged = reinterpret_cast<Sums*>(shared) + warp * kStagedFragments * 32 + lane;
 #pragma unroll
   for (int first = 0; first < kFragments; first += kStagedFragments) {
 #pragma unroll

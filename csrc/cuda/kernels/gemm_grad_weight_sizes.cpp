@@ -8,8 +8,10 @@ namespace {
 
 // Bytes from one row to the next such that the rows of a fragment fall into different banks: an
 // odd number of 16-byte units for ldmatrix; 8 or 24 words modulo 32 for 32-bit loads, whose
-// fragments are four rows of eight words.
+// fragments are four rows of eight words, and for 64-bit loads, of which half a warp reads four
+// rows of eight words at a time.
 int pitch_of(int channels, DataType type) {
+  if (type == DataType::kFloat64) return channels * 8 + 32;
   if (type == DataType::kFloat32) return (channels % 16 == 8 ? channels : channels + 8) * 4;
   return (channels / 8 | 1) * 16;
 }
@@ -30,7 +32,7 @@ TileFill widest_fill(const TensorPointer& operand, const std::array<int64_t, 5>&
     return result;
   };
   if (aligned(1, 16 / bytes) && channels_per_group * bytes % 16 == 0) return TileFill::kAsync;
-  if (size[4] % 4 == 0 && aligned(4, 4)) return TileFill::kQuads;
+  if (size[4] % 4 == 0 && 4 * bytes <= 16 && aligned(4, 4)) return TileFill::kQuads;
   if (size[4] % 2 == 0 && aligned(4, 2)) return TileFill::kPairs;
   return TileFill::kElements;
 }
@@ -91,7 +93,8 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
   const int64_t tap_offsets_at = position_rows_at + still_rows * 4;
   const int64_t shared_bytes =
       std::max<int64_t>(tap_offsets_at + plan.tap_warps * plan.taps * 4,
-                        plan.tap_warps * plan.position_warps * kStagedFragments * 512);
+                        plan.tap_warps * plan.position_warps * kStagedFragments *
+                            fragment_bytes(type));
   sizes.shared_bytes = std::numeric_limits<int>::max();
   if (shared_bytes < 1 << 20 && rows < 65535) {
     sizes.still_rows = static_cast<int>(still_rows);
@@ -112,7 +115,7 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
   sizes.slots = static_cast<int64_t>(plan.splits) * plan.position_warps;
   if (sizes.slots > 1)
     sizes.workspace_bytes = sizes.slots * sizes.jobs * plan.tap_warps * plan.taps *
-                            plan.still_fragments * plan.moving_fragments * 512;
+                            plan.still_fragments * plan.moving_fragments * fragment_bytes(type);
   return sizes;
 }
 

@@ -8,8 +8,11 @@
 namespace convt3d {
 
 constexpr int kGradWeightWarps = 12;  // most per block, see most_warps
-// Fragments that a warp stages at once when it writes results, 512 bytes each.
+// Fragments that a warp stages at once when it writes results, and bytes of one's sums.
 constexpr int kStagedFragments = 4;
+constexpr int64_t fragment_bytes(DataType type) {
+  return 16 * 8 * (type == DataType::kFloat64 ? 8 : 4);
+}
 
 // How an operand's tile gets into shared memory.
 enum class TileFill {
@@ -41,24 +44,24 @@ struct GemmGradWeightPlan {
   int splits;       // shares of the position tiles
 };
 
-// Taps whose sums fit a warp's registers beside its working set; 0: no such kernel. float32 keeps
-// two sets of sums. Three fragments take 7 taps: with 8 they would spill, and four warps' 7 cover
+// Taps whose sums fit a warp's registers beside its working set; 0: no such kernel. `wide`: float32
+// keeps two sets of sums, float64 takes two registers for each. Three fragments take 7 taps: with 8 they would spill, and four warps' 7 cover
 // the 27 taps of the commonest kernel. Not all shapes of tiles are worth their compilation: others
 // stand in for them, with the roles of the operands exchanged or in more slices. By the cost model,
 // the last two left out would make 25 of 1,500 random layers more than 3 % faster.
-constexpr int taps_per_warp(bool single, int still_fragments, int moving_fragments) {
+constexpr int taps_per_warp(bool wide, int still_fragments, int moving_fragments) {
   if (still_fragments == 1 && moving_fragments > 2) return 0;
   if (still_fragments == 2 && moving_fragments > 4) return 0;
   if (still_fragments == 3 && moving_fragments != 1 && moving_fragments != 3) return 0;
   const int fragments = still_fragments * moving_fragments;
-  const int taps = (single ? 16 : 32) / fragments;
+  const int taps = (wide ? 16 : 32) / fragments;
   return taps <= 8 ? taps : fragments == 3 ? 7 : 8;
 }
 
 // Warps of a block: with most sums a thread needs up to 255 registers, with fewer 168; with 24
 // fragments a few more on some GPUs.
-constexpr int most_warps(bool single, int fragments) {
-  return single || fragments > 27 || fragments == 24 ? 8 : kGradWeightWarps;
+constexpr int most_warps(bool wide, int fragments) {
+  return wide || fragments > 27 || fragments == 24 ? 8 : kGradWeightWarps;
 }
 
 // Whether there is a kernel with warp roles: of float32, because where 16 bits would gain by them

@@ -129,6 +129,28 @@ __device__ __forceinline__ void multiply_tile<float>(float (&d)[4], const uint32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The same tile of float64, a depth of 32 bytes (4 values): a[i] is of row lane / 4 + 8 i and depth
+// lane % 4, b of that depth and column lane / 4.
+__device__ __forceinline__ void multiply_tile(double (&d)[4], const double (&a)[2], double b) {
+#if __CUDA_ARCH__ >= 900
+  asm("mma.sync.aligned.m16n8k4.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+      "{%0, %1, %2, %3};\n"
+      : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+      : "d"(a[0]), "d"(a[1]), "d"(b));
+#else
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+    asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};\n"
+        : "+d"(d[2 * half]), "+d"(d[2 * half + 1])
+        : "d"(a[half]), "d"(b));
+#endif
+}
+__device__ __forceinline__ double load_double(uint32_t address) {
+  double value;
+  asm volatile("ld.shared.f64 %0, [%1];\n" : "=d"(value) : "r"(address));
+  return value;
+}
+
 // Nearest TF32 value (ties away from zero), as float bits.
 __device__ __forceinline__ uint32_t round_to_tf32(uint32_t bits) {
   uint32_t rounded;

@@ -30,6 +30,11 @@ struct VectorPointer {
   int64_t stride;
 };
 
+constexpr bool is_real_floating(DataType type) {
+  return type == DataType::kFloat16 || type == DataType::kBFloat16 || type == DataType::kFloat32 ||
+         type == DataType::kFloat64;
+}
+
 constexpr int element_bytes(DataType type) {
   switch (type) {
     case DataType::kFloat16:
