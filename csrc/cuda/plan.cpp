@@ -331,8 +331,7 @@ Planned<GemmDataPlan> plan_gemm_data(const Problem& problem, Pass pass, DataType
                                      const TensorPointer& operand, const TensorPointer& result,
                                      const Device& device,
                                      Alternatives<GemmDataPlan>* alternatives) {
-  if (!is_real_floating(type))
-    return Refusal{"tensor cores have no products of this dtype"};
+  if (!is_real_floating(type)) return Refusal{"tensor cores have no products of this dtype"};
   if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.groups > 1 && problem.in_channels_per_group() < 4 &&
       problem.out_channels_per_group() < 4)

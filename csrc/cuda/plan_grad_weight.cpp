@@ -25,7 +25,7 @@ constexpr int kThreadsPerMultiprocessor = 2048;
 constexpr double kFragmentClocks = 1.7;  // one 16 x 8 fragment, 32 bytes deep, through mma.sync
 constexpr double kSharedBytesPerClock = 100;
 constexpr double kDoubleFragmentClocks = 16;  // float64, 16 positions deep
-constexpr double kNarrowTile = 1.3;  // bank conflicts of tiles less than 8 positions wide
+constexpr double kNarrowTile = 1.3;           // bank conflicts of tiles less than 8 positions wide
 constexpr double kIssuesPerClock = 4;
 constexpr double kItemClocks = 0.2;    // a row, or a position of a vector, whatever its channels
 constexpr double kAsyncClocks = 0.65;  // 16 bytes from L2: 25 bytes per clock
@@ -326,8 +326,7 @@ Planned<GemmGradWeightPlan> plan_gemm_grad_weight(const Problem& problem, DataTy
                                                   const TensorPointer& grad_output,
                                                   const TensorPointer& input, const Device& device,
                                                   Alternatives<GemmGradWeightPlan>* alternatives) {
-  if (!is_real_floating(type))
-    return Refusal{"tensor cores have no products of this dtype"};
+  if (!is_real_floating(type)) return Refusal{"tensor cores have no products of this dtype"};
   if (!fits_gemm(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.in_channels_per_group() < 4 && problem.out_channels_per_group() < 4)
     return Refusal{"nearly all of a 16 x 8 fragment would be padding"};

@@ -25,7 +25,7 @@ constexpr double kFillRowClocks = 4;  // per row of a box and the copy engine
 constexpr double kFillBytes = 28;     // per clock
 // Staged lines: for four blocks of them, and for each of their 16-byte units of channels.
 constexpr double kFillQuadClocks = 90, kFillQuadUnitClocks = 40;
-// Element by element: all threads load one of every channel of two units, wait, and store.
+// Element by element: all threads load one of every channel of four units, wait, and store.
 constexpr double kFillPassClocks = 1000;
 constexpr double kFillLoadClocks = 21;
 constexpr double kFillStridedLoadClocks = 128;  // neighbours along w in a line of the cache each
@@ -45,8 +45,9 @@ double fill_clocks(const ContractionBox& box, OperandFill fill, bool strided) {
   }
   const int span = box.lines_of_memory.span();
   const double passes =
-      std::ceil(1. * box.most_lines * span / (32 * kContractFillWarps)) * std::ceil(box.units / 2.);
-  return passes * (kFillPassClocks + 8 * 2 * (strided ? kFillStridedLoadClocks : kFillLoadClocks));
+      std::ceil(1. * box.most_lines * span / (32 * kContractFillWarps)) * std::ceil(box.units / 4.);
+  const double loads = 8. * std::min(box.units, 4);
+  return passes * (kFillPassClocks + loads * (strided ? kFillStridedLoadClocks : kFillLoadClocks));
 }
 
 struct Search {

@@ -82,9 +82,8 @@ void multiply_doubles(const Operands& lanes) {
     for (int e = 0; e < 4; ++e) {
       const int row = lane / 4, column = lane % 4 * 2 + e % 2;
       for (int depth = 0; depth < 4; ++depth)
-        sums[e] +=
-            static_cast<const DoubleTileOperand*>(lanes[row * 4 + depth])->left[e / 2] *
-            static_cast<const DoubleTileOperand*>(lanes[column * 4 + depth])->right;
+        sums[e] += static_cast<const DoubleTileOperand*>(lanes[row * 4 + depth])->left[e / 2] *
+                   static_cast<const DoubleTileOperand*>(lanes[column * 4 + depth])->right;
     }
   }
 }

@@ -91,10 +91,9 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
   const int64_t position_rows_at =
       axis_tables_at + (d.rows() + h.rows() + moving_items_per_line * moving_vector) * 4;
   const int64_t tap_offsets_at = position_rows_at + still_rows * 4;
-  const int64_t shared_bytes =
-      std::max<int64_t>(tap_offsets_at + plan.tap_warps * plan.taps * 4,
-                        plan.tap_warps * plan.position_warps * kStagedFragments *
-                            fragment_bytes(type));
+  const int64_t shared_bytes = std::max<int64_t>(
+      tap_offsets_at + plan.tap_warps * plan.taps * 4,
+      plan.tap_warps * plan.position_warps * kStagedFragments * fragment_bytes(type));
   sizes.shared_bytes = std::numeric_limits<int>::max();
   if (shared_bytes < 1 << 20 && rows < 65535) {
     sizes.still_rows = static_cast<int>(still_rows);

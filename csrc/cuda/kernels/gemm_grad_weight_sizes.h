@@ -45,10 +45,11 @@ struct GemmGradWeightPlan {
 };
 
 // Taps whose sums fit a warp's registers beside its working set; 0: no such kernel. `wide`: float32
-// keeps two sets of sums, float64 takes two registers for each. Three fragments take 7 taps: with 8 they would spill, and four warps' 7 cover
-// the 27 taps of the commonest kernel. Not all shapes of tiles are worth their compilation: others
-// stand in for them, with the roles of the operands exchanged or in more slices. By the cost model,
-// the last two left out would make 25 of 1,500 random layers more than 3 % faster.
+// keeps two sets of sums, float64 takes two registers for each. Three fragments take 7 taps: with 8
+// they would spill, and four warps' 7 cover the 27 taps of the commonest kernel. Not all shapes of
+// tiles are worth their compilation: others stand in for them, with the roles of the operands
+// exchanged or in more slices. By the cost model, the last two left out would make 25 of 1,500
+// random layers more than 3 % faster.
 constexpr int taps_per_warp(bool wide, int still_fragments, int moving_fragments) {
   if (still_fragments == 1 && moving_fragments > 2) return 0;
   if (still_fragments == 2 && moving_fragments > 4) return 0;

@@ -118,8 +118,8 @@ __device__ __forceinline__ void fill_box_lines(const WgmmaDataArguments& args,
 enum class BoxFill { kCopyEngine, kRuns, kElements };
 
 // Fills boxes in the order in which the consumers take them up: one thread through the copy engine,
-// or seven warps.
-template <typename T, BoxFill kFill>
+// or seven warps, by elements with so many units at once.
+template <typename T, BoxFill kFill, int kElementUnits = 1>
 __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared, int thread) {
   const WgmmaDataPlan& plan = args.plan;
   const WgmmaDataSizes& sizes = args.sizes;
@@ -177,8 +177,9 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                                            args.operand.stride[1], stride_w, cursor.slot, empty,
                                            parity, line_source, row_of);
                              else
-                               fill_elements<2, T>(lines, rows, args.operand.stride[1], stride_w,
-                                                   thread, kFillThreads, line_source, row_of);
+                               fill_elements<kElementUnits, T>(lines, rows, args.operand.stride[1],
+                                                               stride_w, thread, kFillThreads,
+                                                               line_source, row_of);
                            });
             if constexpr (kCopies) {
               copies.end_box(empty, parity);
@@ -216,7 +217,11 @@ __device__ __forceinline__ void produce_boxes(const WgmmaDataArguments& args,
   }
   await_tables(shared);
   if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
-    fill_boxes<T, BoxFill::kElements>(args, shared, thread);
+    // More loads at once need the registers that only contiguous operands leave.
+    if (kChannelsLast || args.plan.chunk_units == 2)
+      fill_boxes<T, BoxFill::kElements, 2>(args, shared, thread);
+    else
+      fill_boxes<T, BoxFill::kElements, 4>(args, shared, thread);
   } else {
     fill_boxes<T, BoxFill::kRuns>(args, shared, thread);
   }

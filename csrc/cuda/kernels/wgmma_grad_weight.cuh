@@ -205,9 +205,11 @@ __global__ void __launch_bounds__(kContractThreads, 1)
     if (fill == OperandFill::kLines) shared.line_rings.init();
     fence_barrier_init();
   }
-  // Rows that pad a tile are never filled; what they meet must be finite.
-  for (int at = threadIdx.x * 16; at < sizes.tables_at; at += kContractThreads * 16)
-    *reinterpret_cast<uint4*>(base + at) = uint4{0, 0, 0, 0};
+  // What is never filled must be finite, as it meets zeros.
+  if (sizes.pads) {
+    for (int at = threadIdx.x * 16; at < sizes.tables_at; at += kContractThreads * 16)
+      *reinterpret_cast<uint4*>(base + at) = uint4{0, 0, 0, 0};
+  }
   fence_for_wgmma();
   write_contraction_tables(args, job, shared);
   __syncthreads();

@@ -162,7 +162,7 @@ __device__ inline void fill_by_warps(const WgmmaGradWeightArguments& args,
         const auto& stride = fill.tensor.stride;
         const T* const source = static_cast<const T*>(fill.tensor.data) + operand.first +
                                 tile.n * stride[0] + tile.d * fill.step_d * stride[2];
-        fill_elements<2, T>(
+        fill_elements<4, T>(
             lines, rows, stride[1], static_cast<int>(stride[4]), thread, 32 * kContractFillWarps,
             [&](int i) {
               const ContractionLine at(args, shared, tile, moves, i);

@@ -97,9 +97,13 @@ WgmmaGradWeightSizes wgmma_grad_weight_sizes(const Problem& problem,
   // Rows past the last box are read where taps side by side or padded k-steps reach beyond it.
   const int64_t last_row =
       plan.flattened ? 16 * sizes.steps - 1 : (plan.tile_h - 1) * moving.pitch + plan.tile_w - 1;
-  const int64_t reach = last_row + (h.window - 1) * moving.pitch + w.window - 1 +
-                        (plan.merged - 1) * tap_distance(w) + 1 - moving.rows;
-  at += std::max<int64_t>(reach, 0) * 16 * moving.width;
+  const int64_t read_rows = last_row + (h.window - 1) * moving.pitch + w.window - 1 +
+                            (plan.merged - 1) * tap_distance(w) + 1;
+  at += std::max<int64_t>(read_rows - moving.rows, 0) * 16 * moving.width;
+  const auto filled_rows = [&plan](const ContractionBox& box) {
+    return plan.samples * box.lines * box.pitch;
+  };
+  sizes.pads = by_warps || 16 * sizes.steps > filled_rows(still) || read_rows > filled_rows(moving);
   at = round_up(at, 128);
   sizes.tables_at = static_cast<int>(std::min<int64_t>(at, std::numeric_limits<int>::max()));
   at = round_up(at + 4 * (sizes.steps + 2 * plan.tiles), 16);

@@ -77,6 +77,7 @@ struct WgmmaGradWeightSizes {
   int tiles_h, tiles_w, sample_tiles;
   int steps;  // of 16 positions per tile
   int stage_bytes, moving_at;
+  bool pads;            // products read rows or channels that no fill writes
   int line_slot_bytes;  // 0: no lines are staged
   int tables_at, lines_at, line_rings_at, barriers_at, shared_bytes;
   int64_t jobs;             // blocks per split
