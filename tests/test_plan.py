@@ -101,9 +101,7 @@ def test_every_public_case_has_plans(case: Case, gpu: plans.Gpu) -> None:
             for operator in OPERATORS:
                 found = plans.plan(case, dtype, layout, operator, gpu)
                 check_plan(found, gpu)
-                assert (
-                    found["engine"] == "direct" if dtype == "fp64" else found["engine"] != "direct"
-                )
+                assert found["engine"] == "gemm" if dtype == "fp64" else found["engine"] != "direct"
                 assert plans.report(found)
                 assert plans.plan(case, dtype, layout, operator, gpu) == found
 
@@ -233,8 +231,8 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.count("direct: no cost model; not asked: ") == 6
     assert len(run(capsys, shape, "--all").splitlines()) > len(text.splitlines()) + 20
     doubles = run(capsys, shape, "--dtype", "fp64")
-    assert doubles.count(": direct: no cost model, no tiles") == 6
-    assert "refused, because tensor cores have no products of this dtype" in doubles
+    assert doubles.count(": gemm, predicted") == 6
+    assert "refused, because WGMMA has no products of this dtype" in doubles
 
 
 def test_operator_refuses_what_it_does_not_know() -> None:

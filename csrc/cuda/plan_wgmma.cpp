@@ -276,7 +276,7 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
   if (is_float32 && !allow_tf32)
     return Refusal{"its float32 products are TF32, which is not allowed"};
   if (!is_float32 && type != DataType::kFloat16 && type != DataType::kBFloat16)
-    return Refusal{"tensor cores have no products of this dtype"};
+    return Refusal{"WGMMA has no products of this dtype"};
   const int64_t operand_channels =
       pass == Pass::kForward ? problem.in_channels_per_group() : problem.out_channels_per_group();
   const bool channels_last = result.stride[1] < result.stride[4];

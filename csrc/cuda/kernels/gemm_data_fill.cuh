@@ -29,7 +29,7 @@ template <typename T>
 struct ElementSource {
   const T* first;  // first channel of the tile's row 0
   int64_t stride;  // of channels
-  int channels;    // present
+  int channels;    // present in the tile
 };
 
 // Neighbouring threads take neighbouring rows: along w, the fastest dimension of a contiguous
@@ -54,14 +54,15 @@ __device__ __forceinline__ void fill_by_elements(const GemmDataArguments& args,
         const bool inside = at[r].x != kOutside;
         const T* source =
             from.first + (inside ? at[r].x : 0) + unit * kUnitElements<T> * from.stride;
+        // One comparison per load: of several conditions the compiler makes branches, between which
+        // the loads wait for each other.
+        const int count = inside ? from.channels - unit * kUnitElements<T> : 0;
 #pragma unroll
         for (int i = 0; i < kUnits; ++i) {
 #pragma unroll
           for (int j = 0; j < kUnitElements<T>; ++j) {
-            const bool present =
-                inside && unit + i < units && (unit + i) * kUnitElements<T> + j < from.channels;
             values[r][i][j] = Convert<T>::from(0.f);
-            if (present) values[r][i][j] = *source;
+            if (i * kUnitElements<T> + j < count) values[r][i][j] = __ldg(source);
             source += from.stride;
           }
         }
@@ -120,8 +121,9 @@ __device__ void fill_operand(const GemmDataArguments& args, const int (&first)[3
       }
     }
   } else {
-    const ElementSource<T> source{operand, args.operand.stride[1],
-                                  args.operand_channels - first_channel};
+    const ElementSource<T> source{
+        operand, args.operand.stride[1],
+        min(args.operand_channels - first_channel, units * kUnitElements<T>)};
     constexpr int kRows = sizeof(T) == 8 ? 2 : 1;  // float64: a unit is two loads
     if (units == 1)
       fill_by_elements<4 * kRows, 1>(args, corner, source, units, tile);
