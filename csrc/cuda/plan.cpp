@@ -91,7 +91,7 @@ double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan
     return std::numeric_limits<double>::infinity();
   const double precision = type == DataType::kFloat32 ? 3 : 1;
   // float64: a quarter of the depth per k-step, and 128 multiply-adds per clock.
-  const double slowness = type == DataType::kFloat64 ? kProductsPerClock / 128 / 4 : precision;
+  const double product_cost = type == DataType::kFloat64 ? kProductsPerClock / 128 / 4 : precision;
   const double runs = std::ceil(static_cast<double>(sizes.column_tiles) / plan.columns_per_block);
   const double tiles = static_cast<double>(problem.batch) * count(plan, &TileAxis::tiles);
   const double blocks = tiles * problem.groups * runs;
@@ -104,7 +104,7 @@ double clocks_of(const Problem& problem, DataType type, const GemmDataPlan& plan
       matrix_bytes / kSharedBytesPerClock *
       (work.steps * plan.row_fragments * conflicts + work.group_steps * precision);
   const double products =
-      work.group_steps * plan.row_fragments * 4 * 16 * 16 * 16 * slowness / kProductsPerClock;
+      work.group_steps * plan.row_fragments * 4 * 16 * 16 * 16 * product_cost / kProductsPerClock;
   const double multiply = std::max(shared, products) + work.steps * kStepOverhead;
 
   const bool forward = plan.axes[0].pass == Pass::kForward;

@@ -11,8 +11,8 @@ namespace convt3d {
 bool has_warp_roles();
 
 // Enqueues the product and, where there are several partial results, their sum in fixed order.
-// `workspace` has workspace_bytes, 16-byte aligned. For kFloat16, kBFloat16 and kFloat32 only;
-// float32 products are three TF32 products each, which keeps float32's order of error.
+// `workspace` has workspace_bytes, 16-byte aligned. For real floating types only; products of
+// float32 are three TF32 products each, which keeps its order of error.
 cudaError_t launch_gemm_grad_weight(const Problem& problem, DataType type,
                                     const GemmGradWeightPlan& plan, TensorPointer grad_output,
                                     TensorPointer input, TensorPointer grad_weight, bool allow_tf32,

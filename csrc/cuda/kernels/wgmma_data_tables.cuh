@@ -328,8 +328,10 @@ __device__ __forceinline__ void write_consumers_tables(const WgmmaDataArguments&
     write_bias<T>(args, shared, thread, kThreads);
 }
 
-// A warp's part of the tables is written.
+// Those that write tables: the multiplying warps, and the filling ones but for the first.
 constexpr int kTableWarps = kConsumerWarps + kFillWarps - 1;
+
+// A warp's part of the tables is written.
 __device__ __forceinline__ void leave_tables(const WgmmaShared& shared) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier_arrive(shared.tables_written());
