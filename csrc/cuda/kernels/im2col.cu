@@ -45,7 +45,6 @@ Im2colArguments arguments_of(const Problem& problem, Im2colPass pass, DataType t
       .quads_w = Divisor((forward ? widest_input(plan.axes[2], plan.tile_w, 4) : plan.tile_w) / 4),
       .out_channel = Divisor(out_channels),
       .line = Divisor(line * line_channels),
-      .line_pieces = Divisor((line * line_channels + 31) / 32),
       .lines = Divisor(forward ? plan.stride[1] * plan.tile_h : tile.lines),
       .kernel_d = Divisor(plan.kernel[0]),
       .kernel_h = Divisor(plan.kernel[1]),

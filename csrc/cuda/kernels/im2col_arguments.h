@@ -17,7 +17,6 @@ struct Im2colArguments {
   Divisor quads_w;      // of a line of positions, four at a time
   Divisor out_channel;  // out_channels
   Divisor line;         // of a tile of outputs: along w, with channels where those go faster
-  Divisor line_pieces;  // of 32 elements, of a line of the gathered tile
   Divisor lines;        // of one channel
   Divisor kernel_d, kernel_h, kernel_w, stride_h;
   bool output_channels_last;

@@ -2,6 +2,8 @@
 // shared memory, from where operands are gathered in the order of (output channel, tap).
 #pragma once
 
+#include <type_traits>
+
 #include "im2col_fragments.cuh"
 
 namespace convt3d {
@@ -39,44 +41,43 @@ __device__ void write_gathered_lines(const Im2colArguments& args, const Im2colIt
 }
 
 // Copies them, 32 elements of a line by a warp at a time; zeros where there is nothing. kBatch:
-// loads of a thread under way.
+// lines of a thread under way, at one place of them: what it finds out about that serves them all.
 template <int kBatch, typename T>
 __device__ void fill_gathered_tile(const Im2colArguments& args, const Im2colItem& item,
                                    const GatheredLine* lines, T* shared) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
   const Im2colPlan& plan = args.plan;
   const GatheredTile tile = gathered_tile(plan);
   const int first_w = plan.stride[2] * item.w - plan.padding[2];
   const int line_channels = args.output_channels_last ? args.out_channels : 1;
-  const int elements = line_channels * tile.pitch, channel_pitch = plan.kernel[0] * tile.plane;
-  // Within a line 32 bits suffice: the plan has seen to it.
-  const int stride_c = static_cast<int>(args.output.stride[1]);
-  const int stride_w = static_cast<int>(args.output.stride[4]);
-  const int pieces =
-      args.line_pieces.value() * (args.out_channels / line_channels) * plan.kernel[0] * tile.lines;
-  for (int begin = threadIdx.x / 32; begin < pieces; begin += kBatch * kIm2colWarps) {
-    uint32_t bits[kBatch];
-    int at[kBatch];
+  const int elements = line_channels * tile.pitch;
+  const int all_lines = args.out_channels / line_channels * plan.kernel[0] * tile.lines;
+  const int warp = threadIdx.x / 32;
+  for (int piece = 0; piece < elements; piece += 32) {
+    int x = piece + threadIdx.x % 32;
+    const bool exists = x < elements;
+    const int channel = line_channels > 1 ? args.out_channel.take(x) : 0;
+    // take() leaves the position along w.
+    const int out_w = first_w + x;
+    const bool inside = exists && out_w >= 0 && out_w < plan.axes[2].result_extent;
+    // Within a line 32 bits suffice: the plan has seen to it.
+    const int from = channel * static_cast<int>(args.output.stride[1]) +
+                     out_w * static_cast<int>(args.output.stride[4]);
+    const int to = channel * (plan.kernel[0] * tile.plane) + x;
+    for (int begin = warp; begin < all_lines; begin += kBatch * kIm2colWarps) {
+      Bits bits[kBatch];
+      int at[kBatch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      int index = begin + i * kIm2colWarps;
-      const bool exists = index < pieces;
-      int x = args.line_pieces.take(index) * 32 + threadIdx.x % 32;
-      const GatheredLine line = lines[exists ? index : 0];
-      const bool valid = exists && x < elements;
-      const int channel = line_channels > 1 ? args.out_channel.take(x) : 0;
-      // take() leaves the position along w.
-      const int out_w = first_w + x;
-      at[i] = valid ? line.to + channel * channel_pitch + x : -1;
-      bits[i] = bits_of(static_cast<const T*>(line.source) + channel * stride_c + out_w * stride_w,
-                        valid && line.inside && out_w >= 0 && out_w < plan.axes[2].result_extent);
-    }
+      for (int i = 0; i < kBatch; ++i) {
+        const int index = begin + i * kIm2colWarps;
+        const GatheredLine line = lines[min(index, all_lines - 1)];
+        at[i] = exists && index < all_lines ? line.to + to : -1;
+        bits[i] = 0;
+        if (inside && line.inside) bits[i] = __ldg(static_cast<const Bits*>(line.source) + from);
+      }
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (at[i] < 0) continue;
-      if constexpr (sizeof(T) == 4)
-        reinterpret_cast<uint32_t*>(shared)[at[i]] = bits[i];
-      else
-        reinterpret_cast<uint16_t*>(shared)[at[i]] = static_cast<uint16_t>(bits[i]);
+      for (int i = 0; i < kBatch; ++i)
+        if (at[i] >= 0) reinterpret_cast<Bits*>(shared)[at[i]] = bits[i];
     }
   }
 }
