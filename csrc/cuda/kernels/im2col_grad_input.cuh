@@ -75,13 +75,13 @@ __global__ void __launch_bounds__(kIm2colThreads, kAccurate || sizeof(T) * kTile
     const int units = (args.plan.tile_h * args.quads_w.value() + 7) / 8;
     for (int unit = warp; unit < units; unit += kIm2colWarps) {
       const PositionQuad quad(args, item, unit * 8 + lane / 4);
-      // The columns of four positions in a step of depth.
+      // The columns of four positions in a step of depth. Positions that are not there lie in the
+      // tile, too, and their results are not stored.
       const auto gather = [&](uint32_t (&words)[8], int step) {
         const int* const column = offsets + (step * 4 + lane % 4) * kStepColumns<T>;
         const auto at = [&](int c, int p) {
           const int offset = column[c];
-          return bits_of(gathered + quad.offset + offset + p * stride_w,
-                         offset != kNoColumn && p < quad.positions);
+          return bits_of(gathered + quad.offset + offset + p * stride_w, offset != kNoColumn);
         };
 #pragma unroll
         for (int m = 0; m < 2; ++m)
