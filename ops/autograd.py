@@ -124,7 +124,7 @@ def _bias_gradient(grad: Tensor) -> Tensor:
     finds its own order.
     """
     others = [dim for dim in range(grad.dim()) if dim != grad.dim() - 4]
-    if grad.numel() < _LARGE or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or grad.numel() < _LARGE:
         return grad.sum(others)
     carried = _CARRIED.get(grad.dtype, grad.dtype)  # between the two sums
     if grad.is_contiguous():
