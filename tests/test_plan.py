@@ -106,6 +106,15 @@ def test_every_public_case_has_plans(case: Case, gpu: plans.Gpu) -> None:
                 assert plans.plan(case, dtype, layout, operator, gpu) == found
 
 
+@pytest.mark.parametrize(("dtype", "fits"), [("fp32", True), ("fp64", False)])
+def test_offsets_are_counted_in_bytes(dtype: str, fits: bool) -> None:
+    """Six planes of depth are 1.5 GB in float32 and 3 GB in float64: more than 32 bits count."""
+    case = parse_shape("1,128,2,700,700 -> 128 k1")
+    found = plans.plan(case, dtype, "channels_last_3d", "grad_weight", H200)
+    gemm = next(entry for entry in found["engines"] if entry["engine"] == "gemm")
+    assert gemm["refusal"] == (None if fits else "the strides within a tile exceed 32 bits")
+
+
 def test_wgmma_needs_its_gpu() -> None:
     """The same problem on a GPU that has it and on one that has not."""
     case = select(["nnunet_64"])[0]

@@ -357,7 +357,7 @@ Planned<GemmGradWeightPlan> plan_gemm_grad_weight(const Problem& problem, DataTy
     return {search.best.plan, search.best.clocks};
   };
   const Planned<GemmGradWeightPlan> planned = alternatives ? find() : cache.find(key, find);
-  if (planned && !grad_weight_offsets_fit(*planned, grad_output, input))
+  if (planned && !grad_weight_offsets_fit(*planned, type, grad_output, input))
     return Refusal{"the strides within a tile exceed 32 bits"};
   return planned;
 }

@@ -37,8 +37,8 @@ TileFill widest_fill(const TensorPointer& operand, const std::array<int64_t, 5>&
   return TileFill::kElements;
 }
 
-bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, const TensorPointer& grad_output,
-                             const TensorPointer& input) {
+bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, DataType type,
+                             const TensorPointer& grad_output, const TensorPointer& input) {
   const TensorPointer& still = plan.mirrored ? grad_output : input;
   const TensorPointer& moving = plan.mirrored ? input : grad_output;
   int64_t still_span = 0, moving_span = 0;
@@ -47,8 +47,8 @@ bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, const TensorPointer
     still_span += (axis.tile + 4) * still.stride[2 + a];
     moving_span += (axis.extent_of_tile() + 4) * moving.stride[2 + a];
   }
-  constexpr int64_t kMost = std::numeric_limits<int>::max() / 4;  // bytes of up to four
-  return still_span <= kMost && moving_span <= kMost;
+  const int64_t most = std::numeric_limits<int>::max() / element_bytes(type);  // counted in bytes
+  return still_span <= most && moving_span <= most;
 }
 
 GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type,

@@ -97,7 +97,7 @@ GemmGradWeightSizes gemm_grad_weight_sizes(const Problem& problem, DataType type
 TileFill widest_fill(const TensorPointer& operand, const std::array<int64_t, 5>& size,
                      int64_t channels_per_group, DataType type);
 // Whether offsets inside one tile fit the kernel's 32 bits for tensors of these strides.
-bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, const TensorPointer& grad_output,
-                             const TensorPointer& input);
+bool grad_weight_offsets_fit(const GemmGradWeightPlan& plan, DataType type,
+                             const TensorPointer& grad_output, const TensorPointer& input);
 
 }  // namespace convt3d
