@@ -57,6 +57,9 @@ std::vector<Run> runs_of(const Planned<Plan>& best, const Alternatives<Plan>& ot
   return result;
 }
 
+inline const std::vector<DataType> kRealTypes = {DataType::kBFloat16, DataType::kFloat16,
+                                                 DataType::kFloat32, DataType::kFloat64};
+
 // What the engine of this program takes.
 struct Engine {
   std::vector<Operation> operations;

@@ -23,14 +23,13 @@ std::vector<Run> runs(const Trial& trial) {
 }  // namespace
 
 Engine engine() {
-  return {
-      .operations = {Operation::kForward, Operation::kGradInput, Operation::kGradWeight},
-      .types = {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32, DataType::kFloat64},
-      .tf32 = false,
-      .ieee = true,
-      .layouts = {Layout::kContiguous, Layout::kChannelsLast},
-      .family = {.products = 3e5},
-      .runs = runs};
+  return {.operations = {Operation::kForward, Operation::kGradInput, Operation::kGradWeight},
+          .types = kRealTypes,
+          .tf32 = false,
+          .ieee = true,
+          .layouts = {Layout::kContiguous, Layout::kChannelsLast},
+          .family = {.products = 3e5},
+          .runs = runs};
 }
 
 }  // namespace convt3d::emulator

@@ -38,14 +38,13 @@ std::vector<Run> runs(const Trial& trial) {
 }  // namespace
 
 Engine engine() {
-  return {
-      .operations = {Operation::kGradWeight},
-      .types = {DataType::kBFloat16, DataType::kFloat16, DataType::kFloat32, DataType::kFloat64},
-      .tf32 = true,
-      .ieee = true,
-      .layouts = {Layout::kContiguous, Layout::kChannelsLast},
-      .family = {.products = 3e6},
-      .runs = runs};
+  return {.operations = {Operation::kGradWeight},
+          .types = kRealTypes,
+          .tf32 = true,
+          .ieee = true,
+          .layouts = {Layout::kContiguous, Layout::kChannelsLast},
+          .family = {.products = 3e6},
+          .runs = runs};
 }
 
 }  // namespace convt3d::emulator

@@ -2,8 +2,6 @@
 // shared memory, from where operands are gathered in the order of (output channel, tap).
 #pragma once
 
-#include <type_traits>
-
 #include "im2col_fragments.cuh"
 
 namespace convt3d {
@@ -45,7 +43,7 @@ __device__ void write_gathered_lines(const Im2colArguments& args, const Im2colIt
 template <int kBatch, typename T>
 __device__ void fill_gathered_tile(const Im2colArguments& args, const Im2colItem& item,
                                    const GatheredLine* lines, T* shared) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
+  using Bits = BitsOf<T>;
   const Im2colPlan& plan = args.plan;
   const GatheredTile tile = gathered_tile(plan);
   const int first_w = plan.stride[2] * item.w - plan.padding[2];

@@ -72,6 +72,10 @@ struct Convert<Complex<Real>> {
   }
 };
 
+// What an element of two or four bytes is copied as.
+template <typename T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
+
 // Two values of a 16-bit type side by side.
 template <typename T>
 __device__ __forceinline__ uint32_t pack_pair(float low, float high) {

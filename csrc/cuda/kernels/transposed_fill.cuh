@@ -11,9 +11,8 @@
 // elements.
 #pragma once
 
-#include <type_traits>
-
 #include "mma.cuh"
+#include "scalar.cuh"
 #include "transposed_fill_sizes.h"
 #include "wgmma.cuh"
 #include "wgmma_geometry.h"
@@ -262,7 +261,7 @@ __device__ __forceinline__ void fill_elements(const FilledLines& fill, const Swi
                                               int64_t channel_stride, int stride_w, int thread,
                                               int threads, const LineAt& line_source,
                                               const RowAt& row_of) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
+  using Bits = BitsOf<T>;
   constexpr int kElements = 16 / static_cast<int>(sizeof(T));
   const int line_step = threads / fill.span, column_step = threads % fill.span;
 #pragma unroll 1

@@ -23,9 +23,6 @@ constexpr int consumer_registers(bool channels_last) {
   return 256 - producer_registers(channels_last);
 }
 
-template <typename T>
-using BitsOf = std::conditional_t<sizeof(T) == 4, uint32_t, unsigned short>;
-
 // Taps along w, merged ones as one.
 CONVT3D_HOST_DEVICE inline int listed_taps(const WgmmaDataPlan& plan) {
   return plan.merged_taps > 0 ? 1 : plan.axes[2].taps();
