@@ -38,6 +38,12 @@ NAMES = (
 )
 FLOAT64_NAMES = ("asymmetric", "kernel3_stride2", "groups_of_16", "hopper_odd_rows")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+FORCED = (
+    ("forward", "tapwise"),
+    ("grad_input", "tapwise"),
+    ("grad_weight", "wgmma"),
+    ("grad_weight", "gathered"),
+)
 LAYOUTS = ("contiguous", "channels_last_3d", "sliced")
 HAS_WGMMA = torch.cuda.get_device_capability() == (9, 0)
 
@@ -65,17 +71,19 @@ if __name__ == "__main__":
                         getattr(torch.ops.convt3d, operator)(*operands)
                     if name.startswith("hopper") and HAS_WGMMA:
                         # Where they are possible, but another kernel is predicted to be faster.
-                        for engine in ("wgmma", "gathered"):
-                            operands = [on_gpu(a) for a in arguments("grad_weight", tensors, case)]
+                        for operator, engine in FORCED:
+                            operands = [on_gpu(a) for a in arguments(operator, tensors, case)]
                             try:
-                                torch.ops.convt3d._grad_weight(*operands, engine=engine)
-                                forced.add((engine, dtype))
+                                getattr(torch.ops.convt3d, f"_{operator}")(*operands, engine=engine)
+                                forced.add((operator, engine, dtype))
                             except RuntimeError as error:
                                 if f"engine '{engine}' cannot run this problem" not in str(error):
                                     raise
     torch.cuda.synchronize()
-    halves = {dtype for dtype in DTYPES if dtype.itemsize == 2}
-    wanted = {("gathered", dtype) for dtype in (torch.float32, *halves)}
-    wanted |= {("wgmma", dtype) for dtype in halves}
+    wanted = {(*one, dtype) for one in FORCED for dtype in DTYPES}
+    # Matrix units cannot transpose float32.
+    wanted -= {
+        (*one, torch.float32) for one in (("forward", "tapwise"), ("grad_weight", "wgmma"))
+    }
     assert not HAS_WGMMA or forced == wanted, forced
     print("all operators ran")

@@ -49,6 +49,8 @@ def build(program: str) -> Path:
     ("engine", "count"),
     [
         ("wgmma_data", 50),
+        ("tapwise_data --type bfloat16", 40),
+        ("tapwise_data --type float32 --pass grad_input", 20),
         ("wgmma_grad_weight", 60),
         ("gathered_grad_weight --type float32", 40),
         ("gathered_grad_weight --type bfloat16 --layout contiguous", 40),
@@ -114,6 +116,16 @@ def test_parts_in_pairs(configured: None, layout: str) -> None:
     problem += " output_padding=0,0,0 dilation=1,1,1"
     options = ["--pass", "forward", "--layout", layout, "--type", "bfloat16", "--plans", "12"]
     assert " in pairs" in plans_run("wgmma_data", problem, *options)
+
+
+# Sums of segments meet in memory: images so small, with so many taps, that there are few tiles.
+@pytest.mark.parametrize("direction", ["forward", "grad_input"])
+def test_segments(configured: None, direction: str) -> None:
+    problem = "batch=2 in=128 out=128 groups=1 size=2,2,2 kernel=4,4,4 stride=1,1,1 padding=2,1,1"
+    problem += " output_padding=0,0,0 dilation=1,1,1"
+    options = ["--pass", direction, "--type", "float16", "--plans", "12"]
+    plans = plans_run("tapwise_data", problem, *options)
+    assert re.search("segments [2-9] split", plans) and re.search("segments [2-9],", plans)
 
 
 # With these seeds, blocks walk over several tiles, so that rows of a ring would be stale where

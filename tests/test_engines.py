@@ -9,8 +9,8 @@ from torch import Tensor
 
 CASE = make_case("engines", (2, 16, 9, 9, 9), 16, 3, s=2, p=1, op=1)
 ENGINES = {
-    "forward": ("depthwise", "im2col", "wgmma", "gemm", "direct"),
-    "grad_input": ("depthwise", "im2col", "wgmma", "gemm", "direct"),
+    "forward": ("depthwise", "im2col", "tapwise", "wgmma", "gemm", "direct"),
+    "grad_input": ("depthwise", "im2col", "tapwise", "wgmma", "gemm", "direct"),
     "grad_weight": ("depthwise", "im2col", "gathered", "wgmma", "gemm", "direct"),
 }
 
@@ -71,7 +71,11 @@ def test_engine_that_cannot_says_why(operator: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("operator", "engine"),
-    [("forward", "wgmma"), ("grad_input", "wgmma"), ("grad_weight", "gathered")],
+    [
+        *(("forward", "tapwise"), ("forward", "wgmma")),
+        *(("grad_input", "tapwise"), ("grad_input", "wgmma")),
+        ("grad_weight", "gathered"),
+    ],
 )
 def test_hopper_engines_need_tf32_for_float32(operator: str, engine: str) -> None:
     if torch.cuda.get_device_capability() != (9, 0):

@@ -222,7 +222,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["plan"]["packed_bytes"] == 2 * 64 * 32 * 8
     assert (found["plan"]["splits"], found["plan"]["workspace_bytes"]) == (1, 0)
     assert [entry["engine"] for entry in found["engines"]] == [
-        *("depthwise", "im2col", "wgmma", "gemm", "direct")
+        *("depthwise", "im2col", "tapwise", "wgmma", "gemm", "direct")
     ]
 
 
@@ -235,7 +235,7 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
             assert f"\n{operator}, {layout}: " in text
     assert (
         "wgmma: predicted" in text
-        and "the first of depthwise, im2col, wgmma, gemm, direct that takes" in text
+        and "the first of depthwise, im2col, tapwise, wgmma, gemm, direct that takes" in text
     )
     assert text.count("direct: no cost model; not asked: ") == 6
     assert len(run(capsys, shape, "--all").splitlines()) > len(text.splitlines()) + 20
@@ -290,6 +290,6 @@ def test_the_planned_engine_is_the_one_that_runs(name: str, dtype: str, layout: 
             call(operator, tensors, case)
             torch.cuda.synchronize()
         kernels = " ".join(event.key for event in profile.key_averages())
-        engines = ("depthwise", "im2col", "gathered", "wgmma", "gemm", "direct")
+        engines = ("depthwise", "im2col", "tapwise", "gathered", "wgmma", "gemm", "direct")
         found = {word for word in engines if f"::{word}_" in kernels}
         assert found == {engine}, kernels

@@ -8,6 +8,7 @@ for by name and held to it; the public operators must give the bits of one of th
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 from collections import Counter
@@ -23,6 +24,8 @@ PROBLEMS = 2000
 CHUNK = 250
 SEED = int(os.environ.get("CONVT3D_TEST_SEED", "0"))
 MOST_ELEMENTS = 3_000_000
+LAYOUT_OF_FAMILY = {"lines": "contiguous", "wide": "channels_last_3d"}
+OPERATORS_OF_FAMILY = {"lines": ("grad_weight",), "wide": ("forward", "grad_input")}
 HALVES_AND_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -31,7 +34,8 @@ def random_case(rng: random.Random, name: str, family: str) -> Case:
 
     Some are batches of small images, with channels enough to fill a tile with samples. The family
     "heads" has few output channels, and inputs in whole runs; "lines" has inputs and outputs whose
-    lines along the width are multiples of 16 bytes in 16 bits.
+    lines along the width are multiples of 16 bytes in 16 bits; "wide" has many channels in units of
+    16 bytes, those of groups in whole steps of the "tapwise" engine.
     """
     while True:
         groups = rng.choice([1, 1, 1, 1, 2, 3])
@@ -74,6 +78,14 @@ def random_case(rng: random.Random, name: str, family: str) -> Case:
             out_channels = groups * rng.randint(1, min(8, 64 // taps))
             size = (size[0], size[1], 4 * rng.randint(1, 12))
             batch = min(batch, 3)
+        if family == "wide":
+            groups = rng.choice([1, 1, 1, 2])
+            wide = [64, 128, 192] if groups > 1 else [64, 72, 128, 256, 8 * rng.randint(5, 40)]
+            in_channels, out_channels = (groups * rng.choice(wide) for _ in range(2))
+            batch = rng.choice([batch, rng.randint(1, 20)])
+            # The bound on random sums is for thousands of products, not for tens of thousands.
+            if max(in_channels, out_channels) * math.prod(kernel) > 8192 * groups:
+                continue
         if family == "lines":
             size = (size[0], size[1], 8 * rng.randint(1, 8))
         case = Case(
@@ -122,7 +134,10 @@ def engines_of(
     if dtype == torch.float64 or (dtype == torch.float32 and not tf32):
         return ("gemm",)
     if operator != "grad_weight":
-        return ("gemm", "wgmma")
+        if family != "wide":
+            return ("gemm", "wgmma")
+        # Matrix units cannot transpose float32 weights.
+        return ("wgmma",) if (operator, dtype) == ("forward", torch.float32) else ("tapwise",)
     if family == "lines":
         return ("gemm", "gathered")
     return ("gemm", "gathered") if dtype == torch.float32 else ("gemm", "wgmma")
@@ -145,7 +160,7 @@ def same_bits(result: torch.Tensor, operator: str, operands: tuple, engine: str)
 @pytest.mark.parametrize(
     ("family", "dtype"),
     [
-        *itertools.product(["any", "heads", "lines"], HALVES_AND_FLOAT),
+        *itertools.product(["any", "heads", "lines", "wide"], HALVES_AND_FLOAT),
         ("any", torch.float64),
     ],
     ids=str,
@@ -160,10 +175,10 @@ def test_random_problems(family: str, dtype: torch.dtype, first: int) -> None:
         layout = rng.choice(
             ["contiguous", "contiguous", "channels_last_3d", "channels_last_3d", "sliced"]
         )
-        if family == "lines":
-            layout = "contiguous"
+        if family in LAYOUT_OF_FAMILY:
+            layout = LAYOUT_OF_FAMILY[family]
         tensors = make_tensors(case, dtype, "cuda", layout, seed)
-        for operator in OPERATORS if family != "lines" else ("grad_weight",):
+        for operator in OPERATORS_OF_FAMILY.get(family, OPERATORS):
             operands = arguments(operator, tensors, case)
             reference = wanted(operator, operands)
             for precision in precisions:
@@ -191,11 +206,7 @@ def test_random_problems(family: str, dtype: torch.dtype, first: int) -> None:
                     chosen = chosen or torch.equal(forced, result)
                 if not chosen:
                     check(result, reference, label, tf32=tf32)
-                    others = (
-                        ("gemm", "wgmma", "direct")
-                        if family == "heads"
-                        else ("im2col", "wgmma", "direct")
-                    )
+                    others = ("im2col", "tapwise", "wgmma", "gemm", "direct")
                     if operator == "grad_weight":
                         others = (*others, "gathered")
                     assert any(

@@ -11,12 +11,14 @@
 #include "kernels/gemm_data.h"
 #include "kernels/gemm_grad_weight.h"
 #include "kernels/im2col.h"
+#include "kernels/tapwise_data.h"
 #include "kernels/wgmma_data.h"
 #include "kernels/wgmma_grad_weight.h"
 #include "plan_depthwise.h"
 #include "plan_gathered_grad_weight.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
+#include "plan_tapwise.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -44,6 +46,18 @@ const char* run_im2col_data(const DataCall& call, bool forced) {
   STD_CUDA_CHECK(launch_im2col_data(call.problem, call.pass, call.type, *plan, call.operand,
                                     call.weight, call.bias, call.result, call.allow_tf32,
                                     call.device.multiprocessors, call.stream));
+  return nullptr;
+}
+
+const char* run_tapwise_data(const DataCall& call, bool forced) {
+  const auto plan = plan_tapwise_data(call.problem, call.pass, call.type, call.operand, call.weight,
+                                      call.result, call.allow_tf32, call.device, forced);
+  if (!plan) return plan.refusal();
+  const TapwiseSizes sizes = tapwise_sizes(call.problem, call.pass, *plan);
+  const Tensor workspace = allocate_bytes(sizes.workspace_bytes, call.like);
+  STD_CUDA_CHECK(launch_tapwise_data(call.problem, call.pass, call.type, *plan, call.operand,
+                                     call.weight, call.bias, call.result, workspace.data_ptr(),
+                                     call.device.multiprocessors, call.stream));
   return nullptr;
 }
 
@@ -161,6 +175,7 @@ struct Engine {
 constexpr Engine<DataCall> kDataEngines[] = {
     {"depthwise", run_depthwise_data},  // few channels per group
     {"im2col", run_im2col_data},        // few output channels
+    {"tapwise", run_tapwise_data},      // many channels or small images, channels-last, Hopper
     {"wgmma", run_wgmma_data},          // Hopper's matrix units, where they pay
     {"gemm", run_gemm_data},            // any tensor cores
     {"direct", run_direct_data},        // any shape and dtype

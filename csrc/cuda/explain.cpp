@@ -10,6 +10,7 @@
 #include "plan_gathered_grad_weight.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
+#include "plan_tapwise.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -107,6 +108,23 @@ std::string facts_of(const PlanRequest& request, bool result_channels_last,
       .add("shared_bytes", sizes.shared_bytes)
       .add("packed_bytes", sizes.packed_bytes)
       .add("workspace_bytes", 0)
+      .text();
+}
+
+std::string facts_of(const PlanRequest& request, const TapwisePlan& plan, double clocks) {
+  const TapwiseSizes sizes = tapwise_sizes(request.problem, pass_of(request), plan);
+  const int64_t places = request.device.multiprocessors;
+  return common_facts(clocks, {plan.tile[1], plan.tile[2], plan.tile[3]}, sizes.items,
+                      std::min(sizes.items, places), places, plan.stages, sizes.chunks,
+                      plan.split ? plan.segments : 1)
+      .add("samples", plan.tile[0])
+      .add("columns", plan.columns)
+      .add("row_blocks", plan.blocks)
+      .add("segments", plan.segments)
+      .add("column_tiles", sizes.channel_tiles * sizes.planes)
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", 0)
+      .add("workspace_bytes", sizes.workspace_bytes)
       .text();
 }
 
@@ -258,8 +276,8 @@ struct Verdict {
 };
 
 struct Operands {
-  TensorPointer operand, result;     // forward, grad_input
-  TensorPointer grad_output, input;  // grad_weight
+  TensorPointer operand, weight, result;  // forward, grad_input
+  TensorPointer grad_output, input;       // grad_weight
 };
 
 Operands operands_of(const PlanRequest& request) {
@@ -271,6 +289,7 @@ Operands operands_of(const PlanRequest& request) {
     return suggests_channels_last_3d(size, dense_strides(size, request.channels_last));
   };
   return {dense_tensor(operand, request.channels_last),
+          dense_tensor(problem.weight_size(), request.channels_last),
           dense_tensor(result, suggests(operand) || suggests(problem.weight_size())),
           dense_tensor(output, request.channels_last), dense_tensor(input, request.channels_last)};
 }
@@ -357,6 +376,15 @@ Verdict explain_im2col(const PlanRequest& request, const Operands& operands) {
       });
 }
 
+Verdict explain_tapwise_data(const PlanRequest& request, const Operands& operands) {
+  return verdict_even_if_slow<TapwisePlan>(
+      request, [&](bool even_if_slow, Alternatives<TapwisePlan>* alternatives) {
+        return plan_tapwise_data(request.problem, pass_of(request), request.type, operands.operand,
+                                 operands.weight, operands.result, request.allow_tf32,
+                                 request.device, even_if_slow, alternatives);
+      });
+}
+
 Verdict explain_gemm_data(const PlanRequest& request, const Operands& operands) {
   return verdict_of<GemmDataPlan>(request, [&](Alternatives<GemmDataPlan>* alternatives) {
     return plan_gemm_data(request.problem, pass_of(request), request.type, operands.operand,
@@ -391,11 +419,9 @@ struct Engine {
 };
 
 // In the order of the tables of engines.cpp.
-constexpr Engine kDataEngines[] = {{"depthwise", explain_depthwise},
-                                   {"im2col", explain_im2col},
-                                   {"wgmma", explain_wgmma_data},
-                                   {"gemm", explain_gemm_data},
-                                   {"direct", explain_direct}};
+constexpr Engine kDataEngines[] = {{"depthwise", explain_depthwise},  {"im2col", explain_im2col},
+                                   {"tapwise", explain_tapwise_data}, {"wgmma", explain_wgmma_data},
+                                   {"gemm", explain_gemm_data},       {"direct", explain_direct}};
 constexpr Engine kGradWeightEngines[] = {
     {"depthwise", explain_depthwise},           {"im2col", explain_im2col},
     {"gathered", explain_gathered_grad_weight}, {"wgmma", explain_wgmma_grad_weight},

@@ -69,6 +69,16 @@ T atomicOr(T* target, T value) {
   return std::exchange(*target, *target | value);
 }
 template <typename T>
+T atomicAdd(T* target, T value) {
+  return std::exchange(*target, *target + value);
+}
+// Blocks run one after the other.
+inline void __threadfence() {}
+template <typename T>
+T __ldcg(const T* source) {
+  return *source;
+}
+template <typename T>
 T __ldg(const T* source) {
   if (reinterpret_cast<uintptr_t>(source) % sizeof(T) != 0)
     convt3d::emulator::fail("__ldg of %zu bytes at %p", sizeof(T),
@@ -156,6 +166,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* launch, void (*kernel)(
       grid.blocks[2] > 65535)
     return cudaErrorInvalidConfiguration;
   run_grid(grid, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  return cudaSuccess;
+}
+#define cudaMemsetAsync memset_emulated
+inline cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t) {
+  std::memset(target, value, bytes);
   return cudaSuccess;
 }
 // Attributes are the compiler's, which is not nvcc.

@@ -29,7 +29,7 @@ uint32_t round_to_tf32(uint32_t bits);
 struct WgmmaProduct {
   Element element;
   int columns;
-  bool transposed;  // rows of both operands are fastest, not the depth
+  bool left_transposed, right_transposed;  // rows of the operand are fastest, not the depth
   uint64_t left, right;
   bool accumulate;
   bool gathered = false;  // the left operand comes from registers, not from `left`

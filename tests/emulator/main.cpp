@@ -154,7 +154,8 @@ Padding random_padding(const Engine& engine, std::mt19937_64& random) {
   const auto coin = [&random] { return random() % 2 == 0; };
   Padding result;
   if (coin()) return result;
-  const int unit = engine.family.aligned || engine.family.lines || coin() ? 8 : 1;
+  const Family& family = engine.family;
+  const int unit = family.aligned || family.lines || family.wide || coin() ? 8 : 1;
   for (int& extra : result.extra) extra = coin() ? unit * static_cast<int>(random() % 3) : 0;
   result.offset = coin() ? unit * static_cast<int>(random() % 4) : 0;
   return result;
@@ -169,7 +170,8 @@ void run_seed(const Engine& engine, const Options& options, uint64_t seed, Count
   const bool forward = trial.operation == Operation::kForward;
   const bool grad_weight = trial.operation == Operation::kGradWeight;
   const Sizes input = problem.input_size(), output = problem.output_size();
-  const Layout weight_layout = random() % 4 == 0 ? Layout::kChannelsLast : Layout::kContiguous;
+  const Layout weight_layout =
+      engine.family.wide || random() % 4 == 0 ? Layout::kChannelsLast : Layout::kContiguous;
   HostTensor first(trial.type, forward ? input : output, drawn.layout,
                    random_padding(engine, random));
   HostTensor second(trial.type, grad_weight ? input : problem.weight_size(),

@@ -50,6 +50,14 @@ Problem random_problem(std::mt19937_64& random, const Family& family) {
       problem.in_channels = problem.groups * channels();
       problem.out_channels = problem.groups * (family.heads ? between(1, 8) : channels());
     }
+    if (family.wide) {
+      problem.groups = one_of({1, 1, 1, 2});
+      const auto many = [&] {
+        return problem.groups * (problem.groups > 1 ? 64 * between(1, 2) : 8 * between(5, 20));
+      };
+      problem.in_channels = many();
+      problem.out_channels = many();
+    }
     const bool usual = family.depthwise && between(0, 2) > 0;
     const int64_t which = between(0, 4);
     const bool small = between(0, 3) == 0, same = between(0, 1) == 0;

@@ -12,6 +12,7 @@ struct Family {
   bool depthwise = false;  // many groups of few channels
   bool heads = false;      // few output channels; lines of whole quads, in most problems
   bool aligned = false;    // 16-byte units of channels and strides, in most problems
+  bool wide = false;       // many channels in 16-byte units; channels-last weights
   bool lines = false;      // of input and output in units of eight elements, in most problems
   double products = 1e7;   // at most
 };

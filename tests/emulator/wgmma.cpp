@@ -50,12 +50,12 @@ struct Matrix {
 };
 
 // Rows [first, first + count) as out[depth][row].
-void load(uint64_t descriptor, const WgmmaProduct& product, int first, int count,
+void load(uint64_t descriptor, bool transposed, Element element, int first, int count,
           float (*out)[kMostColumns]) {
   const Matrix matrix(descriptor);
-  const int bytes = bytes_of(product.element), elements = kUnit / bytes;
+  const int bytes = bytes_of(element), elements = kUnit / bytes;
   const auto width = static_cast<uint32_t>(matrix.width);
-  if (product.transposed) {
+  if (transposed) {
     if (bytes != 2) fail("wgmma: only 16-bit operands can be transposed");
     if (width == 16) fail("wgmma: transposed operands without swizzle are not emulated");
     for (int depth = 0; depth < kDepthBytes / bytes; ++depth)
@@ -64,7 +64,7 @@ void load(uint64_t descriptor, const WgmmaProduct& product, int first, int count
         const char* const unit = matrix.unit(at / width * matrix.leading + at % width +
                                              static_cast<uint32_t>(depth / 8) * matrix.stride +
                                              static_cast<uint32_t>(depth % 8) * width);
-        load_values(product.element, unit, kUnit, out[depth] + row);
+        load_values(element, unit, kUnit, out[depth] + row);
       }
     return;
   }
@@ -74,7 +74,7 @@ void load(uint64_t descriptor, const WgmmaProduct& product, int first, int count
       const uint32_t along = width == 16 ? half * matrix.leading : half * kUnit;
       const char* const unit = matrix.unit(r / 8 * matrix.stride + r % 8 * width + along);
       float values[8];
-      load_values(product.element, unit, kUnit, values);
+      load_values(element, unit, kUnit, values);
       for (int i = 0; i < elements; ++i)
         out[static_cast<int>(half) * elements + i][row] = values[i];
     }
@@ -100,8 +100,8 @@ void execute(Issued& issued, int warp) {
   if (product.gathered)
     load_fragments(issued, left);
   else
-    load(product.left, product, warp % 4 * 16, 16, left);
-  load(product.right, product, 0, columns, right);
+    load(product.left, product.left_transposed, product.element, warp % 4 * 16, 16, left);
+  load(product.right, product.right_transposed, product.element, 0, columns, right);
   for (int row = 0; row < 16; ++row) {
     float sums[kMostColumns] = {};
     for (int depth = 0; depth < depths; ++depth)

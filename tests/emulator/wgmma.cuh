@@ -108,6 +108,10 @@ inline unsigned uniform_of(int source, int, unsigned value,
                            const emulator::Where& where = emulator::Where::current()) {
   return __shfl_sync(0xffffffffu, value, source, where);
 }
+inline uint32_t shuffle_word(uint32_t word, int lane,
+                             const emulator::Where& where = emulator::Where::current()) {
+  return __shfl_sync(0xffffffffu, word, lane, where);
+}
 inline float shuffle_sum(float sum, int lane,
                          const emulator::Where& where = emulator::Where::current()) {
   return __shfl_sync(0xffffffffu, sum, lane, where);
@@ -120,23 +124,32 @@ template <typename T, int kColumns>
 struct Wgmma {
   static void multiply(float (&d)[kColumns / 2], uint64_t left, uint64_t right, int accumulate,
                        const emulator::Where& where = emulator::Where::current()) {
-    emulator::wgmma({emulator::kElementOf<T>, kColumns, false, left, right, accumulate != 0}, d,
-                    where);
+    emulator::wgmma({emulator::kElementOf<T>, kColumns, false, false, left, right, accumulate != 0},
+                    d, where);
   }
 };
 template <typename T, int kColumns>
 struct WgmmaTransposed {
   static void multiply(float (&d)[kColumns / 2], uint64_t left, uint64_t right, int accumulate,
                        const emulator::Where& where = emulator::Where::current()) {
-    emulator::wgmma({emulator::kElementOf<T>, kColumns, true, left, right, accumulate != 0}, d,
-                    where);
+    emulator::wgmma({emulator::kElementOf<T>, kColumns, true, true, left, right, accumulate != 0},
+                    d, where);
+  }
+};
+template <typename T, int kColumns>
+struct WgmmaRightTransposed {
+  static void multiply(float (&d)[kColumns / 2], uint64_t left, uint64_t right, int accumulate,
+                       const emulator::Where& where = emulator::Where::current()) {
+    emulator::wgmma({emulator::kElementOf<T>, kColumns, false, true, left, right, accumulate != 0},
+                    d, where);
   }
 };
 template <typename T, int kColumns>
 struct WgmmaGathered {
   static void multiply(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t right,
                        const emulator::Where& where = emulator::Where::current()) {
-    emulator::wgmma({emulator::kElementOf<T>, kColumns, false, 0, right, true, true}, d, where, a);
+    emulator::wgmma({emulator::kElementOf<T>, kColumns, false, false, 0, right, true, true}, d,
+                    where, a);
   }
 };
 

@@ -80,8 +80,10 @@ cudaError_t describe_tensor(const TensorPointer& tensor, DataType type, int64_t 
       {{static_cast<cuuint64_t>(channels), extent(3), extent(2), extent(1), extent(0)},
        {stride[4], stride[3], stride[2], stride[0]},
        {static_cast<cuuint32_t>(row_bytes / element_bytes(type)), covered(box.size_w, box.step_w),
-        covered(box.size_h, box.step_h), 1, static_cast<cuuint32_t>(box.samples)},
-       {1, static_cast<cuuint32_t>(box.step_w), static_cast<cuuint32_t>(box.step_h), 1, 1}},
+        covered(box.size_h, box.step_h), covered(box.size_d, box.step_d),
+        static_cast<cuuint32_t>(box.samples)},
+       {1, static_cast<cuuint32_t>(box.step_w), static_cast<cuuint32_t>(box.step_h),
+        static_cast<cuuint32_t>(box.step_d), 1}},
       row_bytes, map);
 }
 

@@ -1,5 +1,5 @@
-// Tensors as the copy engine (TMA) sees them: boxes of channels and positions in (h, w), of one
-// plane of depth and one or several samples.
+// Tensors as the copy engine (TMA) sees them: boxes of channels and positions, of one or several
+// samples.
 #pragma once
 
 #include <cuda.h>
@@ -15,6 +15,7 @@ struct TensorBox {
   int size_h, size_w;  // positions
   int step_h, step_w;  // between them in the tensor
   int samples;
+  int size_d = 1, step_d = 1;
 };
 
 // Lines along w of a contiguous tensor, of which (d, h, w) are one axis: positions, then channels.

@@ -164,7 +164,13 @@ __device__ __forceinline__ unsigned uniform(unsigned value) {
 __device__ __forceinline__ unsigned uniform_of(int source, int lane, unsigned value) {
   return uniform(lane == source ? value : 0);
 }
-// Another lane's sum. With the compiler's own shuffle, ptxas serialises the products (C7511).
+// Another lane's sum or word. With the compiler's own shuffle, ptxas serialises the products
+// (C7511).
+__device__ __forceinline__ uint32_t shuffle_word(uint32_t word, int lane) {
+  uint32_t other;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, -1;" : "=r"(other) : "r"(word), "r"(lane));
+  return other;
+}
 __device__ __forceinline__ float shuffle_sum(float sum, int lane) {
   float other;
   asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, -1;" : "=f"(other) : "f"(sum), "r"(lane));
@@ -185,6 +191,9 @@ struct Wgmma;
 // that of eight steps of depth.
 template <typename T, int kColumns>
 struct WgmmaTransposed;
+// Columns of b are fastest, the depth of a.
+template <typename T, int kColumns>
+struct WgmmaRightTransposed;
 
 // Register lists: eight columns are four registers of a thread.
 #define CONVT3D_D16 "%0,%1,%2,%3,%4,%5,%6,%7"
@@ -236,6 +245,8 @@ CONVT3D_WGMMA_OF(Wgmma, __half, "f16", "0, 0")
 CONVT3D_WGMMA_OF(Wgmma, __nv_bfloat16, "bf16", "0, 0")
 CONVT3D_WGMMA_OF(WgmmaTransposed, __half, "f16", "1, 1")
 CONVT3D_WGMMA_OF(WgmmaTransposed, __nv_bfloat16, "bf16", "1, 1")
+CONVT3D_WGMMA_OF(WgmmaRightTransposed, __half, "f16", "0, 1")
+CONVT3D_WGMMA_OF(WgmmaRightTransposed, __nv_bfloat16, "bf16", "0, 1")
 #undef CONVT3D_WGMMA_OF
 #define CONVT3D_WGMMA_TF32(columns, a, b, c)                                                \
   template <>                                                                               \

@@ -339,9 +339,6 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
 
   // In shared memory, because results, while they are stored, take all registers.
   WorkItem& item = shared.items[kFillWarps + warp];
-  if (consumer.lane == 0) item = WorkItem(args, static_cast<int>(blockIdx.x));
-  leave_tables(shared);
-  await_tables(shared);
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     if (index != blockIdx.x) {
       __syncwarp();  // all have left the item before
@@ -416,22 +413,28 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       barrier_init(shared.weight_full(slot), 1);
       barrier_init(shared.weight_empty(slot), kConsumerWarps);
     }
-    if (threadIdx.x == 0) barrier_init(shared.tables_written(), kTableWarps);
     fence_barrier_init();
   }
   __syncthreads();
-  const int warpgroup =
-      __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int fill_thread = thread - 2 * kWarpgroupThreads - 32;
+  if (thread < 2 * kWarpgroupThreads) {
+    write_consumers_tables<T, kBlocks>(args, shared);
+    if (thread % 32 == 0)
+      shared.items[kFillWarps + thread / 32] = WorkItem(args, static_cast<int>(blockIdx.x));
+  } else if (fill_thread >= 0) {
+    write_fill_tables(args, shared, fill_thread);
+  }
+  __syncthreads();  // one for all roles: compute-sanitizer knows no other
+  const int warpgroup = __shfl_sync(0xffffffffu, thread / kWarpgroupThreads, 0);
   if (warpgroup >= 2) {
     release_registers<producer_registers(kChannelsLast)>();
-    const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
-    if (thread < 32)
+    if (fill_thread < 0)
       load_weights(args, shared);
     else
-      produce_boxes<T, kChannelsLast>(args, shared, thread - 32);
+      produce_boxes<T, kChannelsLast>(args, shared, fill_thread);
   } else {
     claim_registers<consumer_registers(kChannelsLast)>();
-    write_consumers_tables<T, kBlocks>(args, shared);
     consume<T, kColumns, kPlanes, kBlocks, kMergedTaps, kChannelsLast>(args, shared, warpgroup);
   }
 #endif

@@ -12,7 +12,6 @@ namespace convt3d {
 __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaShared& shared) {
   const WgmmaDataSizes& sizes = args.sizes;
   if (threadIdx.x % 32 != 0) return;
-  await_tables(shared);
   RingCursor cursor;
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     const WorkItem item(args, static_cast<int>(index));
@@ -115,12 +114,26 @@ __device__ __forceinline__ void fill_box_lines(const WgmmaDataArguments& args,
       });
 }
 
+// The boxes of a block's first position, where they hold all channels: nothing is to be waited for.
+__device__ __forceinline__ void begin_boxes(const WgmmaDataArguments& args,
+                                            const WgmmaShared& shared) {
+  const WindowAxis &d = args.plan.axes[0], &h = args.plan.axes[1], &w = args.plan.axes[2];
+  const WorkItem item(args, static_cast<int>(blockIdx.x));
+  for (int box = 0; box < d.window; ++box)
+    fill_box_tensor(args, shared.boxes + box * args.sizes.box_bytes, shared.box_full(box),
+                    item.group * args.operand_channels, w.operand_step * item.w + w.origin,
+                    h.operand_step * item.h + h.origin,
+                    d.operand_step * item.first_d + d.origin + box, item.n);
+}
+
 enum class BoxFill { kCopyEngine, kRuns, kElements };
 
 // Fills boxes in the order in which the consumers take them up: one thread through the copy engine,
-// or seven warps, by elements with so many units at once.
+// or seven warps, by elements with so many units at once. The first `begun` of a block are already
+// on their way.
 template <typename T, BoxFill kFill, int kElementUnits = 1>
-__device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared, int thread) {
+__device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared, int thread,
+                           int begun = 0) {
   const WgmmaDataPlan& plan = args.plan;
   const WgmmaDataSizes& sizes = args.sizes;
   const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
@@ -130,6 +143,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
   TransposedFill<T, kFillWarps, kFillDepth> copies(shared.fill_staging, thread / 32,
                                                    plan.chunk_units, sizes.box);
   RingCursor cursor;
+  for (int box = 0; box < begun; ++box) cursor.advance(plan.box_slots);
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     // In shared memory, because registers are short here.
     const WorkItem& item = shared.items[thread / 32];
@@ -143,8 +157,9 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
     for (int t = item.first_d; t < item.last_d; ++t) {
       int part = item.first_column * sizes.chunks;  // chunk of a column tile
       do {
-        for (int i = stay && t > item.first_d ? d.window - fresh : 0;
-             i < (stay ? d.window : shared.columns[part / sizes.chunks].chunk_rounds); ++i) {
+        int i = stay && t > item.first_d ? d.window - fresh : begun;
+        begun = 0;
+        for (; i < (stay ? d.window : shared.columns[part / sizes.chunks].chunk_rounds); ++i) {
           const int channel = part % sizes.chunks * plan.chunk_units * kWgmmaUnitElements<T>;
           const int z =
               d.operand_step * t + d.origin +
@@ -197,26 +212,31 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
   if (kCopies) copies.flush();
 }
 
-// The filling warps' part of the tables, then their boxes.
-template <typename T, bool kChannelsLast>
-__device__ __forceinline__ void produce_boxes(const WgmmaDataArguments& args,
-                                              const WgmmaShared& shared, int thread) {
-  const bool by_warps = args.plan.fill_run != 0;
+// Whether the first boxes are asked for while tables are written: the copy engine needs none for
+// boxes that hold all channels.
+__device__ __forceinline__ bool begins_boxes(const WgmmaDataArguments& args) {
+  return args.plan.fill_run == 0 && args.sizes.chunks == 1;
+}
+
+// The filling warps' part of the tables.
+__device__ __forceinline__ void write_fill_tables(const WgmmaDataArguments& args,
+                                                  const WgmmaShared& shared, int thread) {
   if (thread >= 32) {
     constexpr int kOthers = kFillThreads - 32;
     clear_ends_of_boxes(args, shared, thread - 32, kOthers);
-    if (by_warps) write_places(args, shared, thread - 32, kOthers);
-    leave_tables(shared);
+    if (args.plan.fill_run != 0) write_places(args, shared, thread - 32, kOthers);
+  } else if (begins_boxes(args) && thread == 0) {
+    begin_boxes(args, shared);
   }
-  if (!by_warps) {
-    if (thread != 0) return;
-    // Boxes that hold all channels need no table: the first are asked for while they are written.
-    if (args.sizes.chunks > 1) await_tables(shared);
-    fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0);
-    return;
-  }
-  await_tables(shared);
-  if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
+}
+
+template <typename T, bool kChannelsLast>
+__device__ __forceinline__ void produce_boxes(const WgmmaDataArguments& args,
+                                              const WgmmaShared& shared, int thread) {
+  if (args.plan.fill_run == 0) {
+    const int begun = begins_boxes(args) ? args.plan.axes[0].window : 0;
+    if (thread == 0) fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0, begun);
+  } else if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
     // More loads at once need the registers that only contiguous operands leave.
     if (kChannelsLast || args.plan.chunk_units == 2)
       fill_boxes<T, BoxFill::kElements, 2>(args, shared, thread);

@@ -88,7 +88,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.places_at = place(int64_t{4} * sizes.box.places, 4);
   sizes.taps_at = place(int64_t{4} * (sizes.taps + 2), 4);
   sizes.bias_at = place(int64_t{4} * problem.groups * sizes.channel_tiles * plan.columns, 4);
-  sizes.barriers_at = place(8 * (2 * plan.box_slots + 2 * plan.weight_slots + 1));
+  sizes.barriers_at = place(8 * (2 * plan.box_slots + 2 * plan.weight_slots));
   // Flattened tiles read rows past a box's end (and never store what they make of them): there must
   // be memory.
   const int64_t reach = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes +

@@ -8,6 +8,7 @@
 
 #include "divisor.h"
 #include "mma.cuh"
+#include "ring_cursor.cuh"
 #include "scalar.cuh"
 #include "wgmma.cuh"
 #include "wgmma_data.h"
@@ -158,19 +159,6 @@ __device__ __forceinline__ int box_advance(const WindowAxis& d) {
   return min(d.window, d.operand_step);
 }
 
-// A place in a ring of slots: slot and parity of its phase.
-struct RingCursor {
-  int slot = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void advance(int slots) {
-    if (++slot == slots) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // ---- Tables in shared memory -----------------------------------------------------------------
 struct ColumnPlace {  // a column tile
   int first_tap;      // in the list of taps
@@ -213,7 +201,6 @@ struct WgmmaShared {
   __device__ uint32_t weight_empty(int slot) const {
     return barriers + 8 * (2 * box_slots + weight_slots + slot);
   }
-  __device__ uint32_t tables_written() const { return weight_empty(weight_slots); }
 };
 
 static_assert(sizeof(ColumnPlace) == kColumnPlaceBytes && sizeof(WorkItem) == kWorkItemBytes);
@@ -323,18 +310,6 @@ __device__ __forceinline__ void write_consumers_tables(const WgmmaDataArguments&
     write_taps(args, shared, thread, kThreads);
   else
     write_bias<T>(args, shared, thread, kThreads);
-}
-
-// Those that write tables: the multiplying warps, and the filling ones but for the first.
-constexpr int kTableWarps = kConsumerWarps + kFillWarps - 1;
-
-// A warp's part of the tables is written.
-__device__ __forceinline__ void leave_tables(const WgmmaShared& shared) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier_arrive(shared.tables_written());
-}
-__device__ __forceinline__ void await_tables(const WgmmaShared& shared) {
-  barrier_wait(shared.tables_written(), 0);
 }
 
 }  // namespace convt3d

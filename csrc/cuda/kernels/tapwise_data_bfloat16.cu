@@ -1,0 +1,8 @@
+#include "tapwise_data_launch.cuh"
+
+namespace convt3d {
+template cudaError_t launch_tapwise_typed<__nv_bfloat16, true>(const TapwiseArguments&, int,
+                                                               cudaStream_t);
+template cudaError_t launch_tapwise_typed<__nv_bfloat16, false>(const TapwiseArguments&, int,
+                                                                cudaStream_t);
+}  // namespace convt3d
