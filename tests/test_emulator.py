@@ -118,10 +118,11 @@ def test_parts_in_pairs(configured: None, layout: str) -> None:
     assert " in pairs" in plans_run("wgmma_data", problem, *options)
 
 
-# Sums of segments meet in memory: images so small, with so many taps, that there are few tiles.
+# Sums of segments meet in memory: images so small, with so many channels, that there are few tiles.
+# Segments begin in the middle of a tap's channels.
 @pytest.mark.parametrize("direction", ["forward", "grad_input"])
 def test_segments(configured: None, direction: str) -> None:
-    problem = "batch=2 in=128 out=128 groups=1 size=2,2,2 kernel=4,4,4 stride=1,1,1 padding=2,1,1"
+    problem = "batch=2 in=160 out=160 groups=1 size=2,2,2 kernel=3,3,3 stride=1,1,1 padding=1,1,1"
     problem += " output_padding=0,0,0 dilation=1,1,1"
     options = ["--pass", direction, "--type", "float16", "--plans", "12"]
     plans = plans_run("tapwise_data", problem, *options)
