@@ -5,6 +5,7 @@
 
 #include "kernels/gemm_data_sizes.h"
 #include "plan_cache.h"
+#include "plan_gathered_grad_weight.h"
 
 namespace convt3d {
 namespace {
@@ -243,12 +244,18 @@ Planned<Im2colPlan> plan_im2col(const Problem& problem, Im2colPass pass, DataTyp
   const auto find = [&] {
     return search(problem, pass, type, allow_tf32, channels_last, device, alternatives);
   };
-  if (alternatives != nullptr) return find();
   static PlanCache<Im2colPlan> cache;
   const PlanKey key(
       problem, {static_cast<int64_t>(pass), static_cast<int64_t>(type), allow_tf32, channels_last,
                 device.multiprocessors, device.shared_per_block, device.shared_per_multiprocessor});
-  return cache.find(key, find);
+  const Planned<Im2colPlan> planned = alternatives ? find() : cache.find(key, find);
+  if (planned && !forced && pass == Im2colPass::kGradWeight) {
+    const auto gathered =
+        plan_gathered_grad_weight(problem, type, output, input, allow_tf32, device);
+    if (gathered && gathered.clocks() < planned.clocks())
+      return Refusal{"gathered rows are predicted to be faster"};
+  }
+  return planned;
 }
 
 }  // namespace convt3d

@@ -19,6 +19,7 @@ constexpr int64_t kTypicalBatch = 32;
 constexpr double kProductShare = 0.88;   // of the matrix units' rate, at most
 constexpr double kRowClocks = 3.2;       // per row of 128 bytes, of both operands
 constexpr double kApartRowClocks = 3.7;  // where a position's channels are no more than that
+constexpr double kFloat32Rows = 0.9;     // times that
 constexpr double kStageLatency = 1200;   // until what is asked for is there
 constexpr double kStepClocks = 130;      // least: barriers
 constexpr double kStoredBytes = 7.7;     // of results, per clock and warpgroup
@@ -26,18 +27,47 @@ constexpr double kItemClocks = 1000;     // first step of an item, drained pipel
 constexpr double kSegmentClocks = 150;   // the same of a segment within an item
 constexpr double kSegmentBytes = 20;     // of sums left in memory, or added there, per clock
 constexpr double kKernelClocks = 4000;   // start and end
+constexpr double kCacheBytes = 50e6;  // L2: what taps share of an operand stays there, if it fits
+constexpr double kOverlap = 3;        // what goes on at once: its norm of so many powers
+
+// Tensors come from and go to memory once; an operand that does not stay in the cache comes twice.
+double memory_clocks(const Problem& problem, Pass pass, int unit_elements, bool stays,
+                     const Device& device) {
+  const auto elements_of = [](const Sizes& size) {
+    double elements = 1;
+    for (int64_t extent : size) elements *= static_cast<double>(extent);
+    return elements;
+  };
+  const double input = elements_of(problem.input_size());
+  const double output = elements_of(problem.output_size());
+  const double again = stays ? 0 : pass == Pass::kForward ? input : output;
+  return (input + output + again) * 16 / unit_elements / kMemoryBytes / device.multiprocessors;
+}
+double with_memory(double worked, double memory) {
+  return std::pow(std::pow(worked, kOverlap) + std::pow(memory, kOverlap), 1 / kOverlap);
+}
+
+// Bytes of the operand that so many blocks read for one tap of depth.
+double working_set(const Problem& problem, Pass pass, const TapwisePlan& plan, int blocks) {
+  double bytes =
+      static_cast<double>(pass == Pass::kForward ? problem.in_channels : problem.out_channels);
+  bytes *= 16. / plan.unit_elements * plan.tile[0] * plan.tile[1];
+  for (int a = 1; a < 3; ++a) bytes *= plan.axes[a].span(plan.tile[a + 1]);
+  return bytes * blocks;
+}
 
 double step_clocks(const TapwisePlan& plan, const TapwiseSizes& sizes) {
   const double multiplied = 2. * plan.blocks * kTapwiseUnits / 2 * product_clocks(plan.columns);
-  const double copied =
-      (sizes.box_rows + plan.columns) * (sizes.chunks > 1 ? kRowClocks : kApartRowClocks);
+  const double row = (sizes.chunks > 1 ? kRowClocks : kApartRowClocks) *
+                     (plan.unit_elements == 4 ? kFloat32Rows : 1);
+  const double copied = (sizes.box_rows + plan.columns) * row;
   return std::max({multiplied / kProductShare, copied, (kStageLatency + copied) / (plan.stages - 1),
                    kStepClocks});
 }
 
 // Clocks of the block that ends last.
-double clocks_of(const Problem& problem, const TapwisePlan& plan, const TapwiseSizes& sizes,
-                 const Device& device) {
+double clocks_of(const Problem& problem, Pass pass, const TapwisePlan& plan,
+                 const TapwiseSizes& sizes, const Device& device) {
   const double step = step_clocks(plan, sizes);
   const double stored = 64. * plan.blocks * plan.columns * 16 / plan.unit_elements / kStoredBytes;
   const double sum_bytes = 4. * tapwise_rows(plan) * plan.columns;
@@ -69,18 +99,10 @@ double clocks_of(const Problem& problem, const TapwisePlan& plan, const TapwiseS
       next = next + 1 == blocks ? 0 : next + 1;
     }
   }
-  // The tensors come from and go to memory once, at the same time.
-  constexpr double kOverlap = 3;  // norm of so many powers
-  double elements = 0;
-  for (const Sizes& size : {problem.input_size(), problem.output_size()}) {
-    double count = 1;
-    for (int64_t extent : size) count *= static_cast<double>(extent);
-    elements += count;
-  }
-  const double memory = elements * 16 / plan.unit_elements / kMemoryBytes / device.multiprocessors;
-  const double worked = *std::max_element(clocks.begin(), clocks.end());
+  const bool stays = working_set(problem, pass, plan, blocks) <= kCacheBytes;
   return kKernelClocks +
-         std::pow(std::pow(worked, kOverlap) + std::pow(memory, kOverlap), 1 / kOverlap);
+         with_memory(*std::max_element(clocks.begin(), clocks.end()),
+                     memory_clocks(problem, pass, plan.unit_elements, stays, device));
 }
 
 // ---- Candidates --------------------------------------------------------------------------------
@@ -166,7 +188,7 @@ struct Search {
     const TapwiseSizes sizes = tapwise_sizes(problem, pass, plan);
     constexpr int64_t kMostSums = int64_t{64} << 20;  // bytes
     if (sizes.items > std::numeric_limits<int>::max() || sizes.workspace_bytes > kMostSums) return;
-    const double cost = clocks_of(problem, plan, sizes, device);
+    const double cost = clocks_of(problem, pass, plan, sizes, device);
     if (cost < clocks) {
       clocks = cost;
       best = plan;
@@ -193,10 +215,14 @@ const char* drawback_of(const Problem& problem, Pass pass, DataType type, bool a
       dense_tensor(forward ? problem.input_size() : problem.output_size(), true);
   const TensorPointer result =
       dense_tensor(forward ? problem.output_size() : problem.input_size(), true);
-  constexpr double kMargin = 1.15;  // what predictions err
+  if ((forward ? problem.out_channels_per_group() : problem.in_channels_per_group()) < 64)
+    return "half of its columns would be no channels";
+  // What predictions err: those of forward with shared boxes were up to 1.3 times too long.
+  const double margin = forward ? 1.15 : 1.02;
   const auto shared =
       plan_wgmma_data(problem, pass, type, operand, result, allow_tf32, device, true);
-  if (shared && shared.clocks() < clocks * kMargin)
+  const double memory = memory_clocks(problem, pass, 16 / element_bytes(type), true, device);
+  if (shared && with_memory(shared.clocks(), memory) < clocks * margin)
     return "boxes that all taps share are predicted to be as fast";
   const auto portable = plan_gemm_data(problem, pass, type, operand, result, device);
   constexpr double kPortableTaken = 1.65;  // see plan_wgmma.cpp

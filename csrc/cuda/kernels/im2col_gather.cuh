@@ -38,12 +38,14 @@ __device__ void write_gathered_lines(const Im2colArguments& args, const Im2colIt
   }
 }
 
-// Copies them, 32 elements of a line by a warp at a time; zeros where there is nothing. kBatch:
-// lines of a thread under way, at one place of them: what it finds out about that serves them all.
-template <int kBatch, typename T>
+// Copies them, two pieces of 32 elements of a line by a warp at a time; zeros where there is
+// nothing. kLines: lines of a thread under way, at the same places of them: what it finds out about
+// these serves them all.
+template <int kLines, typename T>
 __device__ void fill_gathered_tile(const Im2colArguments& args, const Im2colItem& item,
                                    const GatheredLine* lines, T* shared) {
   using Bits = BitsOf<T>;
+  constexpr int kPieces = 2;
   const Im2colPlan& plan = args.plan;
   const GatheredTile tile = gathered_tile(plan);
   const int first_w = plan.stride[2] * item.w - plan.padding[2];
@@ -51,31 +53,43 @@ __device__ void fill_gathered_tile(const Im2colArguments& args, const Im2colItem
   const int elements = line_channels * tile.pitch;
   const int all_lines = args.out_channels / line_channels * plan.kernel[0] * tile.lines;
   const int warp = threadIdx.x / 32;
-  for (int piece = 0; piece < elements; piece += 32) {
-    int x = piece + threadIdx.x % 32;
-    const bool exists = x < elements;
-    const int channel = line_channels > 1 ? args.out_channel.take(x) : 0;
-    // take() leaves the position along w.
-    const int out_w = first_w + x;
-    const bool inside = exists && out_w >= 0 && out_w < plan.axes[2].result_extent;
-    // Within a line 32 bits suffice: the plan has seen to it.
-    const int from = channel * static_cast<int>(args.output.stride[1]) +
-                     out_w * static_cast<int>(args.output.stride[4]);
-    const int to = channel * (plan.kernel[0] * tile.plane) + x;
-    for (int begin = warp; begin < all_lines; begin += kBatch * kIm2colWarps) {
-      Bits bits[kBatch];
-      int at[kBatch];
+  for (int first = 0; first < elements; first += 32 * kPieces) {
+    bool exists[kPieces], inside[kPieces];
+    int from[kPieces], to[kPieces];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
+    for (int piece = 0; piece < kPieces; ++piece) {
+      int x = first + 32 * piece + threadIdx.x % 32;
+      exists[piece] = x < elements;
+      const int channel = line_channels > 1 ? args.out_channel.take(x) : 0;
+      // take() leaves the position along w.
+      const int out_w = first_w + x;
+      inside[piece] = exists[piece] && out_w >= 0 && out_w < plan.axes[2].result_extent;
+      // Within a line 32 bits suffice: the plan has seen to it.
+      from[piece] = channel * static_cast<int>(args.output.stride[1]) +
+                    out_w * static_cast<int>(args.output.stride[4]);
+      to[piece] = channel * (plan.kernel[0] * tile.plane) + x;
+    }
+    for (int begin = warp; begin < all_lines; begin += kLines * kIm2colWarps) {
+      Bits bits[kLines][kPieces];
+      int at[kLines];
+#pragma unroll
+      for (int i = 0; i < kLines; ++i) {
         const int index = begin + i * kIm2colWarps;
         const GatheredLine line = lines[min(index, all_lines - 1)];
-        at[i] = exists && index < all_lines ? line.to + to : -1;
-        bits[i] = 0;
-        if (inside && line.inside) bits[i] = __ldg(static_cast<const Bits*>(line.source) + from);
+        at[i] = index < all_lines ? line.to : -1;
+#pragma unroll
+        for (int piece = 0; piece < kPieces; ++piece) {
+          bits[i][piece] = 0;
+          if (inside[piece] && line.inside)
+            bits[i][piece] = __ldg(static_cast<const Bits*>(line.source) + from[piece]);
+        }
       }
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i)
-        if (at[i] >= 0) reinterpret_cast<Bits*>(shared)[at[i]] = bits[i];
+      for (int i = 0; i < kLines; ++i)
+#pragma unroll
+        for (int piece = 0; piece < kPieces; ++piece)
+          if (at[i] >= 0 && exists[piece])
+            reinterpret_cast<Bits*>(shared)[at[i] + to[piece]] = bits[i][piece];
     }
   }
 }
