@@ -82,8 +82,6 @@ if __name__ == "__main__":
     torch.cuda.synchronize()
     wanted = {(*one, dtype) for one in FORCED for dtype in DTYPES}
     # Matrix units cannot transpose float32.
-    wanted -= {
-        (*one, torch.float32) for one in (("forward", "tapwise"), ("grad_weight", "wgmma"))
-    }
+    wanted -= {(*one, torch.float32) for one in (("forward", "tapwise"), ("grad_weight", "wgmma"))}
     assert not HAS_WGMMA or forced == wanted, forced
     print("all operators ran")
