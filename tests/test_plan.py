@@ -74,7 +74,7 @@ def check_plan(found: dict[str, Any], gpu: plans.Gpu) -> None:
     before = found["engines"][: found["engines"].index(chosen[0])]
     assert all(entry["refusal"] and entry["refusal"] in entry["reason"] for entry in before)
     names = [entry["engine"] for entry in found["engines"] if entry["plan"]]
-    assert has_wgmma or "wgmma" not in names
+    assert has_wgmma or not {"wgmma", "tapwise"} & set(names)
     for entry in (*found["engines"], *found.get("alternatives", ())):
         facts = entry["plan"]
         if facts is None:

@@ -53,7 +53,7 @@ struct TapwiseShared {
   __device__ uint32_t weights(int slot) const { return operand(slot) + operand_bytes; }
 };
 
-// Steps of an item that this block takes.
+// Those of an item.
 struct TapwiseSegments {
   int begin, end;
   __device__ TapwiseSegments(const TapwisePlan& plan, const TapwiseItem& item)
@@ -228,8 +228,8 @@ __device__ __forceinline__ void store_tile(const TapwiseArguments& args, const T
   }
 }
 
-// Leaves a warp's sums of one segment in memory. Whether it is the last segment's; then `sums` are
-// those of all, added in their order.
+// Leaves a warp's sums of one segment in memory. Returns whether all others' were there already:
+// then `sums` are those of all, added in their order.
 template <int kColumns, int kBlocks>
 __device__ __forceinline__ bool add_segments(const TapwiseArguments& args, const TapwiseItem& item,
                                              float (&sums)[kBlocks][kColumns / 2], int warp,
