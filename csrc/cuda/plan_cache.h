@@ -16,6 +16,8 @@ namespace convt3d {
 class PlanKey {
  public:
   PlanKey(const Problem& problem, std::initializer_list<int64_t> facts) {
+    constexpr size_t kOfProblem = 4 + 3 * 7;
+    values_.reserve(kOfProblem + facts.size());
     add({problem.batch, problem.in_channels, problem.out_channels, problem.groups});
     for (const Axis& axis : problem.axes)
       add({axis.input, axis.output, axis.kernel, axis.stride, axis.padding, axis.output_padding,
