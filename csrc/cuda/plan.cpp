@@ -306,6 +306,15 @@ bool loads_in_lines(const TensorPointer& tensor, const std::array<int64_t, 3>& e
          stride_c * bytes % kUnitBytes == 0 && stride_n * bytes % kUnitBytes == 0;
 }
 
+const char* wgmma_refusal(DataType type, bool allow_tf32, const Device& device) {
+  if (!device.has_wgmma) return "the GPU or this build has no WGMMA (sm_90a)";
+  if (type == DataType::kFloat32)
+    return allow_tf32 ? nullptr : "its float32 products are TF32, which is not allowed";
+  return type == DataType::kFloat16 || type == DataType::kBFloat16
+             ? nullptr
+             : "WGMMA has no products of this dtype";
+}
+
 bool fits_data_kernels(const Problem& problem) {
   constexpr int64_t limit = 1 << 24;
   bool fits = problem.in_channels < limit && problem.out_channels < limit &&

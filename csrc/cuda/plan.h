@@ -17,6 +17,9 @@ struct Device {
 // Whether what the kernels of forward and grad_input count in 32 bits fits.
 bool fits_data_kernels(const Problem& problem);
 
+// Why Hopper's matrix units cannot multiply this dtype here; nullptr: they can.
+const char* wgmma_refusal(DataType type, bool allow_tf32, const Device& device);
+
 // Neighbours along w that one load can take where threads load along it, of at most so many
 // elements (16 bytes): where all lines of such an extent start and end on its boundaries, or those
 // of such a tensor start there.

@@ -347,10 +347,8 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
     const Problem& problem, DataType type, const TensorPointer& grad_output,
     const TensorPointer& input, bool allow_tf32, const Device& device, bool even_if_slow,
     Alternatives<GatheredGradWeightPlan>* alternatives) {
-  if (!device.has_wgmma) return Refusal{"the GPU or this build has no WGMMA (sm_90a)"};
-  const bool pairs = type == DataType::kFloat16 || type == DataType::kBFloat16;
-  if (!pairs && type != DataType::kFloat32) return Refusal{"WGMMA has no products of this dtype"};
-  if (!pairs && !allow_tf32) return Refusal{"its float32 products are TF32, which is not allowed"};
+  if (const char* reason = wgmma_refusal(type, allow_tf32, device)) return Refusal{reason};
+  const bool pairs = type != DataType::kFloat32;
   if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   if (problem.batch == 0) return Refusal{"there are no positions"};
   const bool mirrors = can_mirror(problem);

@@ -238,12 +238,8 @@ Planned<TapwisePlan> plan_tapwise_data(const Problem& problem, Pass pass, DataTy
                                        const TensorPointer& result, bool allow_tf32,
                                        const Device& device, bool even_if_slow,
                                        Alternatives<TapwisePlan>* alternatives) {
+  if (const char* reason = wgmma_refusal(type, allow_tf32, device)) return Refusal{reason};
   const bool is_float32 = type == DataType::kFloat32;
-  if (!device.has_wgmma) return Refusal{"the GPU or this build has no WGMMA (sm_90a)"};
-  if (is_float32 && !allow_tf32)
-    return Refusal{"its float32 products are TF32, which is not allowed"};
-  if (!is_float32 && type != DataType::kFloat16 && type != DataType::kBFloat16)
-    return Refusal{"WGMMA has no products of this dtype"};
   const bool forward = pass == Pass::kForward;
   if (is_float32 && forward)
     return Refusal{"the matrix units cannot transpose its weights, which are float32"};
