@@ -337,7 +337,8 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   uint32_t* const staging = reinterpret_cast<uint32_t*>(shared.staging) +
                             warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
 
-  // In shared memory, because results, while they are stored, take all registers.
+  // In shared memory, because results, while they are stored, take all registers. The block's first
+  // one was written with the tables.
   WorkItem& item = shared.items[kFillWarps + warp];
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     if (index != blockIdx.x) {
