@@ -41,6 +41,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 FORCED = (
     ("forward", "tapwise"),
     ("grad_input", "tapwise"),
+    ("grad_weight", "tapwise"),
     ("grad_weight", "wgmma"),
     ("grad_weight", "gathered"),
 )
@@ -82,6 +83,7 @@ if __name__ == "__main__":
     torch.cuda.synchronize()
     wanted = {(*one, dtype) for one in FORCED for dtype in DTYPES}
     # Matrix units cannot transpose float32.
-    wanted -= {(*one, torch.float32) for one in (("forward", "tapwise"), ("grad_weight", "wgmma"))}
+    transposing = (("forward", "tapwise"), ("grad_weight", "tapwise"), ("grad_weight", "wgmma"))
+    wanted -= {(*one, torch.float32) for one in transposing}
     assert not HAS_WGMMA or forced == wanted, forced
     print("all operators ran")

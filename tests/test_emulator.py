@@ -51,6 +51,7 @@ def build(program: str) -> Path:
         ("wgmma_data", 50),
         ("tapwise_data --type bfloat16", 40),
         ("tapwise_data --type float32 --pass grad_input", 20),
+        ("tapwise_grad_weight", 40),
         ("wgmma_grad_weight", 60),
         ("gathered_grad_weight --type float32", 40),
         ("gathered_grad_weight --type bfloat16 --layout contiguous", 40),
@@ -116,6 +117,16 @@ def test_parts_in_pairs(configured: None, layout: str) -> None:
     problem += " output_padding=0,0,0 dilation=1,1,1"
     options = ["--pass", "forward", "--layout", layout, "--type", "bfloat16", "--plans", "12"]
     assert " in pairs" in plans_run("wgmma_data", problem, *options)
+
+
+# Few weights of many positions, parts of which are work items of their own; two taps, or four, in a
+# tile, whose positions differ, and a tile that ends with the taps.
+def test_split_steps(configured: None) -> None:
+    problem = "batch=5 in=72 out=64 groups=1 size=3,4,9 kernel=1,3,3 stride=1,2,2 padding=0,1,2"
+    problem += " output_padding=0,1,0 dilation=1,1,2"
+    options = ["--pass", "grad_weight", "--type", "bfloat16", "--plans", "12"]
+    plans = plans_run("tapwise_grad_weight", problem, *options)
+    assert re.search("columns 256, .* splits [2-9]", plans) and re.search("splits 1,", plans)
 
 
 # Sums of segments meet in memory: images so small, with so many channels, that there are few tiles.

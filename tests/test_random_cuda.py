@@ -25,7 +25,7 @@ CHUNK = 250
 SEED = int(os.environ.get("CONVT3D_TEST_SEED", "0"))
 MOST_ELEMENTS = 3_000_000
 LAYOUT_OF_FAMILY = {"lines": "contiguous", "wide": "channels_last_3d"}
-OPERATORS_OF_FAMILY = {"lines": ("grad_weight",), "wide": ("forward", "grad_input")}
+OPERATORS_OF_FAMILY = {"lines": ("grad_weight",)}
 HALVES_AND_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -133,11 +133,13 @@ def engines_of(
         return ("gemm",)
     if dtype == torch.float64 or (dtype == torch.float32 and not tf32):
         return ("gemm",)
+    if family == "wide":
+        # Matrix units cannot transpose float32.
+        transposing = operator != "grad_input" and dtype == torch.float32
+        hopper = "gathered" if operator == "grad_weight" else "wgmma"
+        return (hopper,) if transposing else ("tapwise",)
     if operator != "grad_weight":
-        if family != "wide":
-            return ("gemm", "wgmma")
-        # Matrix units cannot transpose float32 weights.
-        return ("wgmma",) if (operator, dtype) == ("forward", torch.float32) else ("tapwise",)
+        return ("gemm", "wgmma")
     if family == "lines":
         return ("gemm", "gathered")
     return ("gemm", "gathered") if dtype == torch.float32 else ("gemm", "wgmma")
@@ -206,8 +208,8 @@ def test_random_problems(family: str, dtype: torch.dtype, first: int) -> None:
                     chosen = chosen or torch.equal(forced, result)
                 if not chosen:
                     check(result, reference, label, tf32=tf32)
-                    hopper = "gathered" if operator == "grad_weight" else "tapwise"
-                    others = ("im2col", hopper, "wgmma", "gemm", "direct")
+                    hopper = ("gathered",) if operator == "grad_weight" else ()
+                    others = ("im2col", "tapwise", *hopper, "wgmma", "gemm", "direct")
                     assert any(
                         same_bits(result, operator, operands, engine) for engine in others
                     ), f"bits of no engine: {label}"

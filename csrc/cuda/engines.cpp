@@ -12,6 +12,7 @@
 #include "kernels/gemm_grad_weight.h"
 #include "kernels/im2col.h"
 #include "kernels/tapwise_data.h"
+#include "kernels/tapwise_grad_weight.h"
 #include "kernels/wgmma_data.h"
 #include "kernels/wgmma_grad_weight.h"
 #include "plan_depthwise.h"
@@ -19,6 +20,7 @@
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
 #include "plan_tapwise.h"
+#include "plan_tapwise_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -122,6 +124,18 @@ const char* run_im2col_grad_weight(const GradWeightCall& call, bool forced) {
   return nullptr;
 }
 
+const char* run_tapwise_grad_weight(const GradWeightCall& call, bool forced) {
+  const auto plan = plan_tapwise_grad_weight(call.problem, call.type, call.grad_output, call.input,
+                                             call.result, call.device, forced);
+  if (!plan) return plan.refusal();
+  const TapwiseGradWeightSizes sizes = tapwise_grad_weight_sizes(call.problem, *plan);
+  const Tensor workspace = allocate_bytes(sizes.workspace_bytes, call.like);
+  STD_CUDA_CHECK(launch_tapwise_grad_weight(call.problem, call.type, *plan, call.grad_output,
+                                            call.input, call.result, workspace.data_ptr(),
+                                            call.device.multiprocessors, call.stream));
+  return nullptr;
+}
+
 const char* run_gathered_grad_weight(const GradWeightCall& call, bool forced) {
   const auto plan = plan_gathered_grad_weight(call.problem, call.type, call.grad_output, call.input,
                                               call.allow_tf32, call.device, forced);
@@ -182,6 +196,7 @@ constexpr Engine<DataCall> kDataEngines[] = {
 };
 constexpr Engine<GradWeightCall> kGradWeightEngines[] = {
     {"depthwise", run_depthwise_grad_weight}, {"im2col", run_im2col_grad_weight},
+    {"tapwise", run_tapwise_grad_weight},    // Hopper's, as that of the other passes
     {"gathered", run_gathered_grad_weight},  // Hopper's, one operand from registers
     {"wgmma", run_wgmma_grad_weight},         {"gemm", run_gemm_grad_weight},
     {"direct", run_direct_grad_weight},

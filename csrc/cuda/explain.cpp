@@ -10,6 +10,7 @@
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
 #include "plan_tapwise.h"
+#include "plan_tapwise_grad_weight.h"
 #include "plan_wgmma.h"
 #include "plan_wgmma_grad_weight.h"
 
@@ -101,6 +102,15 @@ Verdict explain_gathered_grad_weight(const PlanRequest& request, const Operands&
       });
 }
 
+Verdict explain_tapwise_grad_weight(const PlanRequest& request, const Operands& operands) {
+  return verdict_even_if_slow<TapwiseGradWeightPlan>(
+      request, [&](bool even_if_slow, Alternatives<TapwiseGradWeightPlan>* alternatives) {
+        return plan_tapwise_grad_weight(request.problem, request.type, operands.grad_output,
+                                        operands.input, operands.weight, request.device,
+                                        even_if_slow, alternatives);
+      });
+}
+
 Verdict explain_wgmma_grad_weight(const PlanRequest& request, const Operands& operands) {
   return verdict_even_if_slow<WgmmaGradWeightPlan>(
       request, [&](bool even_if_slow, Alternatives<WgmmaGradWeightPlan>* alternatives) {
@@ -169,10 +179,13 @@ struct Engine {
 constexpr Engine kDataEngines[] = {{"depthwise", explain_depthwise},  {"im2col", explain_im2col},
                                    {"tapwise", explain_tapwise_data}, {"wgmma", explain_wgmma_data},
                                    {"gemm", explain_gemm_data},       {"direct", explain_direct}};
-constexpr Engine kGradWeightEngines[] = {
-    {"depthwise", explain_depthwise},           {"im2col", explain_im2col},
-    {"gathered", explain_gathered_grad_weight}, {"wgmma", explain_wgmma_grad_weight},
-    {"gemm", explain_gemm_grad_weight},         {"direct", explain_direct}};
+constexpr Engine kGradWeightEngines[] = {{"depthwise", explain_depthwise},
+                                         {"im2col", explain_im2col},
+                                         {"tapwise", explain_tapwise_grad_weight},
+                                         {"gathered", explain_gathered_grad_weight},
+                                         {"wgmma", explain_wgmma_grad_weight},
+                                         {"gemm", explain_gemm_grad_weight},
+                                         {"direct", explain_direct}};
 
 }  // namespace
 

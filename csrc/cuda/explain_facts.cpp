@@ -147,6 +147,21 @@ std::string facts_of(const PlanRequest& request, const TapwisePlan& plan, double
       .text();
 }
 
+std::string facts_of(const PlanRequest& request, const TapwiseGradWeightPlan& plan, double clocks) {
+  const TapwiseGradWeightSizes sizes = tapwise_grad_weight_sizes(request.problem, plan);
+  const int64_t places = request.device.multiprocessors;
+  return common_facts(clocks, {plan.tile[1], plan.tile[2], plan.tile[3]}, sizes.items,
+                      std::min(sizes.items, places), places, plan.stages, 1, plan.splits)
+      .add("samples", plan.tile[0])
+      .add("columns", plan.columns)
+      .add("row_blocks", plan.blocks)
+      .add("column_tiles", sizes.column_tiles)
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", 0)
+      .add("workspace_bytes", sizes.workspace_bytes)
+      .text();
+}
+
 std::string facts_of(const PlanRequest& request, const GemmDataPlan& plan, double clocks) {
   const GemmDataSizes sizes =
       gemm_data_sizes(request.problem, pass_of(request), request.type, plan);

@@ -11,6 +11,7 @@
 #include "kernels/gemm_grad_weight_sizes.h"
 #include "kernels/im2col_plan.h"
 #include "kernels/tapwise_data_sizes.h"
+#include "kernels/tapwise_grad_weight_sizes.h"
 #include "kernels/wgmma_data_sizes.h"
 #include "kernels/wgmma_grad_weight_sizes.h"
 
@@ -27,6 +28,7 @@ Im2colPass im2col_pass_of(const PlanRequest& request);
 std::string facts_of(const PlanRequest& request, bool result_channels_last,
                      const WgmmaDataPlan& plan);
 std::string facts_of(const PlanRequest& request, const TapwisePlan& plan, double clocks);
+std::string facts_of(const PlanRequest& request, const TapwiseGradWeightPlan& plan, double clocks);
 std::string facts_of(const PlanRequest& request, const GemmDataPlan& plan, double clocks);
 std::string facts_of(const PlanRequest& request, const GemmGradWeightPlan& plan, double clocks);
 std::string facts_of(const PlanRequest& request, const WgmmaGradWeightPlan& plan, double clocks);

@@ -106,16 +106,6 @@ double clocks_of(const Problem& problem, Pass pass, const TapwisePlan& plan,
 }
 
 // ---- Candidates --------------------------------------------------------------------------------
-// Even splits of an extent into tiles of at most `most`.
-std::vector<int> even_tiles(int64_t extent, int64_t most) {
-  std::vector<int> tiles;
-  for (int64_t count = (extent + most - 1) / most; count <= extent; count += 1 + count / 8) {
-    const int tile = static_cast<int>((extent + count - 1) / count);
-    if (tiles.empty() || tile < tiles.back()) tiles.push_back(tile);
-  }
-  return tiles;
-}
-
 struct Search {
   const Problem& problem;
   Pass pass;
@@ -232,6 +222,15 @@ const char* drawback_of(const Problem& problem, Pass pass, DataType type, bool a
 }
 
 }  // namespace
+
+std::vector<int> even_tiles(int64_t extent, int64_t most) {
+  std::vector<int> tiles;
+  for (int64_t count = (extent + most - 1) / most; count <= extent; count += 1 + count / 8) {
+    const int tile = static_cast<int>((extent + count - 1) / count);
+    if (tiles.empty() || tile < tiles.back()) tiles.push_back(tile);
+  }
+  return tiles;
+}
 
 Planned<TapwisePlan> plan_tapwise_data(const Problem& problem, Pass pass, DataType type,
                                        const TensorPointer& operand, const TensorPointer& weight,

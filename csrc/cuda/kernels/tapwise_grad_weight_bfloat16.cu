@@ -1,0 +1,6 @@
+#include "tapwise_grad_weight.cuh"
+
+namespace convt3d {
+template cudaError_t launch_tapwise_grad_weight_typed<__nv_bfloat16>(
+    const TapwiseGradWeightArguments&, int, cudaStream_t);
+}  // namespace convt3d
