@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/depthwise.h"
+#include "kernels/gathered_data.h"
 #include "kernels/gathered_grad_weight.h"
 #include "kernels/gemm_data.h"
 #include "kernels/gemm_grad_weight.h"
@@ -16,6 +17,7 @@
 #include "kernels/wgmma_data.h"
 #include "kernels/wgmma_grad_weight.h"
 #include "plan_depthwise.h"
+#include "plan_gathered_data.h"
 #include "plan_gathered_grad_weight.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
@@ -60,6 +62,18 @@ const char* run_tapwise_data(const DataCall& call, bool forced) {
   STD_CUDA_CHECK(launch_tapwise_data(call.problem, call.pass, call.type, *plan, call.operand,
                                      call.weight, call.bias, call.result, workspace.data_ptr(),
                                      call.device.multiprocessors, call.stream));
+  return nullptr;
+}
+
+const char* run_gathered_data(const DataCall& call, bool forced) {
+  const auto plan = plan_gathered_data(call.problem, call.pass, call.type, call.operand,
+                                       call.result, call.allow_tf32, call.device, forced);
+  if (!plan) return plan.refusal();
+  const GatheredDataSizes sizes = gathered_data_sizes(call.problem, call.pass, *plan);
+  const Tensor scratch = allocate_bytes(sizes.packed_bytes, call.like);
+  STD_CUDA_CHECK(launch_gathered_data(call.problem, call.pass, call.type, *plan, call.operand,
+                                      call.weight, call.bias, call.result, scratch.data_ptr(),
+                                      call.device.multiprocessors, call.stream));
   return nullptr;
 }
 
@@ -190,6 +204,7 @@ constexpr Engine<DataCall> kDataEngines[] = {
     {"depthwise", run_depthwise_data},  // few channels per group
     {"im2col", run_im2col_data},        // few output channels
     {"tapwise", run_tapwise_data},      // many channels or small images, channels-last, Hopper
+    {"gathered", run_gathered_data},    // contiguous, Hopper, the operand from registers
     {"wgmma", run_wgmma_data},          // Hopper's matrix units, where they pay
     {"gemm", run_gemm_data},            // any tensor cores
     {"direct", run_direct_data},        // any shape and dtype

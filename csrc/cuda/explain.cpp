@@ -6,6 +6,7 @@
 
 #include "explain_facts.h"
 #include "plan_depthwise.h"
+#include "plan_gathered_data.h"
 #include "plan_gathered_grad_weight.h"
 #include "plan_grad_weight.h"
 #include "plan_im2col.h"
@@ -142,6 +143,15 @@ Verdict explain_tapwise_data(const PlanRequest& request, const Operands& operand
       });
 }
 
+Verdict explain_gathered_data(const PlanRequest& request, const Operands& operands) {
+  return verdict_even_if_slow<GatheredDataPlan>(
+      request, [&](bool even_if_slow, Alternatives<GatheredDataPlan>* alternatives) {
+        return plan_gathered_data(request.problem, pass_of(request), request.type, operands.operand,
+                                  operands.result, request.allow_tf32, request.device, even_if_slow,
+                                  alternatives);
+      });
+}
+
 Verdict explain_gemm_data(const PlanRequest& request, const Operands& operands) {
   return verdict_of<GemmDataPlan>(request, [&](Alternatives<GemmDataPlan>* alternatives) {
     return plan_gemm_data(request.problem, pass_of(request), request.type, operands.operand,
@@ -176,9 +186,11 @@ struct Engine {
 };
 
 // In the order of the tables of engines.cpp.
-constexpr Engine kDataEngines[] = {{"depthwise", explain_depthwise},  {"im2col", explain_im2col},
-                                   {"tapwise", explain_tapwise_data}, {"wgmma", explain_wgmma_data},
-                                   {"gemm", explain_gemm_data},       {"direct", explain_direct}};
+constexpr Engine kDataEngines[] = {
+    {"depthwise", explain_depthwise},  {"im2col", explain_im2col},
+    {"tapwise", explain_tapwise_data}, {"gathered", explain_gathered_data},
+    {"wgmma", explain_wgmma_data},     {"gemm", explain_gemm_data},
+    {"direct", explain_direct}};
 constexpr Engine kGradWeightEngines[] = {{"depthwise", explain_depthwise},
                                          {"im2col", explain_im2col},
                                          {"tapwise", explain_tapwise_grad_weight},

@@ -162,6 +162,21 @@ std::string facts_of(const PlanRequest& request, const TapwiseGradWeightPlan& pl
       .text();
 }
 
+std::string facts_of(const PlanRequest& request, const GatheredDataPlan& plan, double clocks) {
+  const GatheredDataSizes sizes = gathered_data_sizes(request.problem, pass_of(request), plan);
+  const int64_t places = request.device.multiprocessors;
+  return common_facts(clocks, {plan.tile[0], plan.tile[1], plan.tile[2]}, sizes.items,
+                      std::min(sizes.items, places), places, plan.stages, sizes.chunks, 1)
+      .add("columns", plan.columns)
+      .add("row_blocks", plan.blocks)
+      .add("column_tiles", sizes.channel_tiles * sizes.planes)
+      .add("box_slots", plan.box_slots)
+      .add("shared_bytes", sizes.shared_bytes)
+      .add("packed_bytes", sizes.packed_bytes)
+      .add("workspace_bytes", 0)
+      .text();
+}
+
 std::string facts_of(const PlanRequest& request, const GemmDataPlan& plan, double clocks) {
   const GemmDataSizes sizes =
       gemm_data_sizes(request.problem, pass_of(request), request.type, plan);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "explain.h"
+#include "kernels/gathered_data_sizes.h"
 #include "kernels/gathered_grad_weight_sizes.h"
 #include "kernels/gemm_data_sizes.h"
 #include "kernels/gemm_grad_weight_sizes.h"
@@ -29,6 +30,7 @@ std::string facts_of(const PlanRequest& request, bool result_channels_last,
                      const WgmmaDataPlan& plan);
 std::string facts_of(const PlanRequest& request, const TapwisePlan& plan, double clocks);
 std::string facts_of(const PlanRequest& request, const TapwiseGradWeightPlan& plan, double clocks);
+std::string facts_of(const PlanRequest& request, const GatheredDataPlan& plan, double clocks);
 std::string facts_of(const PlanRequest& request, const GemmDataPlan& plan, double clocks);
 std::string facts_of(const PlanRequest& request, const GemmGradWeightPlan& plan, double clocks);
 std::string facts_of(const PlanRequest& request, const WgmmaGradWeightPlan& plan, double clocks);

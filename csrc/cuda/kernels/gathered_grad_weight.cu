@@ -59,7 +59,7 @@ cudaError_t launch_gathered_grad_weight(const Problem& problem, DataType type,
                        {box.column_pitch, box.span[2], box.span[1], 1, plan.samples},
                        0}
             : DenseBox{{4, 1, 3, 2, 0}, {line, plan.slice, box.span[1], 1, plan.samples}, 0};
-    status = describe_box(grad_output, type, sizes, copied, &args.maps[0]);
+    status = describe_box(grad_output, type, sizes, copied, Rounding::kToTf32, &args.maps[0]);
   }
   if (plan.input_fill != GatherFill::kElements && status == cudaSuccess) {
     std::array<int64_t, 5> sizes{problem.batch, groups * args.sizes.in_channels, axes[0].input,
@@ -77,7 +77,7 @@ cudaError_t launch_gathered_grad_weight(const Problem& problem, DataType type,
       sizes[3] = 1;
       copied = {{4, 1, 2, 0, 3}, {plan.row_positions(), plan.columns, 1, 1, 1}, 4 * plan.row_words};
     }
-    status = describe_box(input, type, sizes, copied, &args.maps[1]);
+    status = describe_box(input, type, sizes, copied, Rounding::kToTf32, &args.maps[1]);
   }
   if (status != cudaSuccess) return status;
   if (type == DataType::kFloat16)

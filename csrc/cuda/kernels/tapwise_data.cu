@@ -77,7 +77,7 @@ cudaError_t launch_tapwise_data(const Problem& problem, Pass pass, DataType type
   status = describe_box(
       weight, type, {problem.in_channels, out_channels, d.taps(), h.taps(), w.taps()},
       {{1, 4, 3, 2, 0}, {chunk, 1, 1, 1, forward ? chunk : plan.columns}, kTapwiseRowBytes},
-      &args.weight_map);
+      Rounding::kToTf32, &args.weight_map);
   if (status != cudaSuccess) return status;
   if (sizes.counters > 0) {
     status = cudaMemsetAsync(counters, 0, sizes.counters * sizeof(int), stream);

@@ -15,14 +15,15 @@ auto encoder() {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
-CUtensorMapDataType element_of(DataType type) {
+CUtensorMapDataType element_of(DataType type, Rounding rounding) {
   switch (type) {
     case DataType::kFloat16:
       return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
     case DataType::kBFloat16:
       return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     default:
-      return CU_TENSOR_MAP_DATA_TYPE_TFLOAT32;
+      return rounding == Rounding::kNone ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                         : CU_TENSOR_MAP_DATA_TYPE_TFLOAT32;
   }
 }
 
@@ -47,7 +48,7 @@ struct Dimensions {
 };
 
 cudaError_t encode_map(const TensorPointer& tensor, DataType type, const Dimensions& dimensions,
-                       int swizzle, CUtensorMap* map) {
+                       int swizzle, Rounding rounding, CUtensorMap* map) {
   static const auto encode = encoder();
   if (encode == nullptr) return cudaErrorNotSupported;
   cuuint64_t strides[4];  // bytes
@@ -56,10 +57,10 @@ cudaError_t encode_map(const TensorPointer& tensor, DataType type, const Dimensi
     const int64_t stride = dimensions.strides[i] * element_bytes(type);
     strides[i] = dimensions.sizes[i + 1] == 1 ? kUnitBytes : static_cast<cuuint64_t>(stride);
   }
-  const CUresult result =
-      encode(map, element_of(type), 5, tensor.data, dimensions.sizes, strides, dimensions.covers,
-             dimensions.steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_of(swizzle),
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(
+      map, element_of(type, rounding), 5, tensor.data, dimensions.sizes, strides, dimensions.covers,
+      dimensions.steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_of(swizzle),
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -84,7 +85,7 @@ cudaError_t describe_tensor(const TensorPointer& tensor, DataType type, int64_t 
         static_cast<cuuint32_t>(box.samples)},
        {1, static_cast<cuuint32_t>(box.step_w), static_cast<cuuint32_t>(box.step_h),
         static_cast<cuuint32_t>(box.step_d), 1}},
-      row_bytes, map);
+      row_bytes, Rounding::kToTf32, map);
 }
 
 cudaError_t describe_lines(const TensorPointer& tensor, DataType type, int64_t channels,
@@ -97,12 +98,12 @@ cudaError_t describe_lines(const TensorPointer& tensor, DataType type, int64_t c
        {tensor.stride[1], tensor.stride[0], 0, 0},
        {static_cast<cuuint32_t>(line.positions), static_cast<cuuint32_t>(line.channels), 1, 1, 1},
        {1, 1, 1, 1, 1}},
-      line.swizzle, map);
+      line.swizzle, Rounding::kToTf32, map);
 }
 
 cudaError_t describe_box(const TensorPointer& tensor, DataType type,
                          const std::array<int64_t, 5>& sizes, const DenseBox& box,
-                         CUtensorMap* map) {
+                         Rounding rounding, CUtensorMap* map) {
   Dimensions dimensions{};
   for (int i = 0; i < 5; ++i) {
     dimensions.sizes[i] = static_cast<cuuint64_t>(sizes[box.order[i]]);
@@ -110,7 +111,7 @@ cudaError_t describe_box(const TensorPointer& tensor, DataType type,
     dimensions.covers[i] = static_cast<cuuint32_t>(box.covers[i]);
     dimensions.steps[i] = 1;
   }
-  return encode_map(tensor, type, dimensions, box.swizzle, map);
+  return encode_map(tensor, type, dimensions, box.swizzle, rounding, map);
 }
 
 }  // namespace convt3d

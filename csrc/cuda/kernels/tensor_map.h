@@ -41,6 +41,9 @@ cudaError_t describe_lines(const TensorPointer& tensor, DataType type, int64_t c
                            int64_t batch, int64_t positions, const TensorLine& line,
                            CUtensorMap* map);
 
+// Of float32 while it is copied, to the nearest; the tensor cores would cut off.
+enum class Rounding { kNone, kToTf32 };
+
 // A box of any sides.
 struct DenseBox {
   int order[5];   // of the map's dimensions, the fastest first: places in (batch, c, d, h, w)
@@ -50,6 +53,6 @@ struct DenseBox {
 // `sizes`: (batch, channels of all groups, d, h, w). The first dimension's stride is 1.
 cudaError_t describe_box(const TensorPointer& tensor, DataType type,
                          const std::array<int64_t, 5>& sizes, const DenseBox& box,
-                         CUtensorMap* map);
+                         Rounding rounding, CUtensorMap* map);
 
 }  // namespace convt3d
