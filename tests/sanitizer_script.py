@@ -41,6 +41,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 FORCED = (
     ("forward", "tapwise"),
     ("grad_input", "tapwise"),
+    ("forward", "gathered"),
+    ("grad_input", "gathered"),
     ("grad_weight", "tapwise"),
     ("grad_weight", "wgmma"),
     ("grad_weight", "gathered"),

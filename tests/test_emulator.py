@@ -52,6 +52,8 @@ def build(program: str) -> Path:
         ("tapwise_data --type bfloat16", 40),
         ("tapwise_data --type float32 --pass grad_input", 20),
         ("tapwise_grad_weight", 40),
+        ("gathered_data --type float32", 60),
+        ("gathered_data --type bfloat16", 30),
         ("wgmma_grad_weight", 60),
         ("gathered_grad_weight --type float32", 40),
         ("gathered_grad_weight --type bfloat16 --layout contiguous", 40),

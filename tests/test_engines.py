@@ -9,8 +9,8 @@ from torch import Tensor
 
 CASE = make_case("engines", (2, 16, 9, 9, 9), 16, 3, s=2, p=1, op=1)
 ENGINES = {
-    "forward": ("depthwise", "im2col", "tapwise", "wgmma", "gemm", "direct"),
-    "grad_input": ("depthwise", "im2col", "tapwise", "wgmma", "gemm", "direct"),
+    "forward": ("depthwise", "im2col", "tapwise", "gathered", "wgmma", "gemm", "direct"),
+    "grad_input": ("depthwise", "im2col", "tapwise", "gathered", "wgmma", "gemm", "direct"),
     "grad_weight": ("depthwise", "im2col", "tapwise", "gathered", "wgmma", "gemm", "direct"),
 }
 

@@ -74,7 +74,7 @@ def check_plan(found: dict[str, Any], gpu: plans.Gpu) -> None:
     before = found["engines"][: found["engines"].index(chosen[0])]
     assert all(entry["refusal"] and entry["refusal"] in entry["reason"] for entry in before)
     names = [entry["engine"] for entry in found["engines"] if entry["plan"]]
-    assert has_wgmma or not {"wgmma", "tapwise"} & set(names)
+    assert has_wgmma or not {"wgmma", "tapwise", "gathered"} & set(names)
     for entry in (*found["engines"], *found.get("alternatives", ())):
         facts = entry["plan"]
         if facts is None:
@@ -222,7 +222,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["plan"]["packed_bytes"] == 2 * 64 * 32 * 8
     assert (found["plan"]["splits"], found["plan"]["workspace_bytes"]) == (1, 0)
     assert [entry["engine"] for entry in found["engines"]] == [
-        *("depthwise", "im2col", "tapwise", "wgmma", "gemm", "direct")
+        *("depthwise", "im2col", "tapwise", "gathered", "wgmma", "gemm", "direct")
     ]
 
 
@@ -235,7 +235,8 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
             assert f"\n{operator}, {layout}: " in text
     assert (
         "wgmma: predicted" in text
-        and "the first of depthwise, im2col, tapwise, wgmma, gemm, direct that takes" in text
+        and "the first of depthwise, im2col, tapwise, gathered, wgmma, gemm, direct that takes"
+        in text
     )
     assert text.count("direct: no cost model; not asked: ") == 6
     assert len(run(capsys, shape, "--all").splitlines()) > len(text.splitlines()) + 20

@@ -155,8 +155,8 @@ struct GatheredMultiplier {
     }
   };
 
-  // The operand of the next steps; zeros behind the last. Everything is asked for before the first
-  // word is looked at.
+  // The operand of the next steps; zeros behind the last, where a box may be another one already.
+  // Everything is asked for before the first word is looked at.
   __device__ __forceinline__ void load(Fragments& fragments) {
     constexpr int kLoads = 4 / static_cast<int>(sizeof(T));  // of a word
     uint32_t loaded[kGroup][kBlocks][4][kLoads], offsets[kGroup];

@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kGatheredPackThreads)
   slice -= group * sizes.channel_tiles;
   const int channel = slice * plan.columns + column;
   T values[kElements] = {};
-  if (step < steps && channel < args.result_channels) {
+  // Steps behind the last are of channels that do not exist.
+  if (channel < args.result_channels) {
     const int chunk = step / all_taps;
     int tap = step - chunk * all_taps;
     const T* from = static_cast<const T*>(args.weight.data) + group * args.weight_group_stride +
