@@ -123,7 +123,11 @@ struct Search {
 
   void consider(const GatheredDataPlan& plan) {
     const GatheredDataSizes sizes = gathered_data_sizes(problem, pass, plan);
-    if (sizes.items > std::numeric_limits<int>::max()) return;
+    constexpr int64_t kMost = std::numeric_limits<int>::max();
+    constexpr int64_t kMostTiles = 65535;  // a dimension of the packing kernel's grid
+    const int64_t units = int64_t{sizes.plane_stages} * kGatheredStageSteps * 2 * plan.columns;
+    if (sizes.items > kMost || units > kMost || problem.groups * sizes.channel_tiles > kMostTiles)
+      return;
     const double cost = clocks_of(problem, plan, sizes, memory_clocks, device);
     if (cost < clocks) {
       clocks = cost;
@@ -182,9 +186,7 @@ Planned<GatheredDataPlan> plan_gathered_data(const Problem& problem, Pass pass, 
   const bool forward = pass == Pass::kForward;
   const int64_t operand_channels =
       forward ? problem.in_channels_per_group() : problem.out_channels_per_group();
-  constexpr int64_t kMostGroups = 16384;  // with channel tiles a dimension of the packing grid
-  if (!fits_data_kernels(problem) || problem.groups > kMostGroups)
-    return Refusal{"its sizes exceed what the kernel counts"};
+  if (!fits_data_kernels(problem)) return Refusal{"its sizes exceed what the kernel counts"};
   constexpr int64_t kUnitBytes = 16;
   const int bytes = element_bytes(type);
   bool aligned = operand.stride[4] == 1 && result.stride[4] == 1 &&

@@ -11,14 +11,16 @@ constexpr int kUnitBytes = 16, kBanks = 32, kBankBytes = 4;
 
 // The most lanes of a warp that meet in a bank: eight neighbours along w of every other of eight
 // channels.
-int conflicts(const GatheredDataPlan& plan, int plane_bytes) {
-  int words[kBanks][kBanks], counts[kBanks] = {};
+int conflicts(const GatheredDataPlan& plan, int64_t plane_bytes) {
+  int64_t words[kBanks][kBanks];
+  int counts[kBanks] = {};
   int most = 1;
   for (int lane = 0; lane < 32; ++lane) {
     const int row = lane / 4, w = row % plan.tile[2];
-    const int at = lane % 4 * 2 * plane_bytes + w * plan.axes[2].operand_step * plan.element_bytes;
-    const int word = at / kBankBytes + (row / plan.tile[2] << 20);
-    int* const met = words[word % kBanks];
+    const int64_t at =
+        lane % 4 * 2 * plane_bytes + w * plan.axes[2].operand_step * plan.element_bytes;
+    const int64_t word = at / kBankBytes + (int64_t{row / plan.tile[2]} << 40);
+    int64_t* const met = words[word % kBanks];
     int& count = counts[word % kBanks];
     if (std::find(met, met + count, word) == met + count) met[count++] = word;
     most = std::max(most, count);
@@ -63,7 +65,10 @@ GatheredDataSizes gathered_data_sizes(const Problem& problem, Pass pass,
   for (int more = 0; more < 8; ++more) {
     const int lines_d = least.lines_d + (more >> 2), lines_h = least.lines_h + (more >> 1 & 1);
     const int pitch = least.pitch + (more & 1) * unit;
-    const int plane_bytes = lines_d * lines_h * pitch * plan.element_bytes;
+    // Too large to be taken is as good as any size that is.
+    constexpr int64_t kMost = int64_t{1} << 28;
+    const int plane_bytes = static_cast<int>(
+        std::min(std::min(int64_t{lines_d} * lines_h, kMost) * pitch * plan.element_bytes, kMost));
     const int found = conflicts(plan, plane_bytes);
     if (std::pair(found, plane_bytes) >= std::pair(sizes.load_conflicts, sizes.plane_bytes))
       continue;
@@ -78,7 +83,9 @@ GatheredDataSizes gathered_data_sizes(const Problem& problem, Pass pass,
       static_cast<int>(std::min<int64_t>(int64_t{step_channels} * sizes.plane_bytes, kMost));
   sizes.step_bytes = (plan.exact ? 2 : 1) * plan.columns * kGatheredStepBytes;
   sizes.stage_bytes = kGatheredStageSteps * sizes.step_bytes;
-  sizes.plane_stages = ceil_div(int64_t{taps} * sizes.chunks, kGatheredStageSteps);
+  const int64_t stages =
+      (int64_t{taps} * sizes.chunks + kGatheredStageSteps - 1) / kGatheredStageSteps;
+  sizes.plane_stages = static_cast<int>(std::min(stages, kMost));
   constexpr int kAlignment = 128;  // of what the copy engine writes
   const int64_t boxes = int64_t{plan.box_slots} * sizes.box_bytes;
   const int64_t stages_at = (boxes + kAlignment - 1) / kAlignment * kAlignment;
