@@ -106,6 +106,14 @@ def test_every_public_case_has_plans(case: Case, gpu: plans.Gpu) -> None:
                 assert plans.plan(case, dtype, layout, operator, gpu) == found
 
 
+def test_many_taps_leave_room_for_their_list() -> None:
+    """125 taps whose table once stood behind the end of shared memory."""
+    case = parse_shape("1,8,2,5,40 -> 3 k5 s2 p3x4x4 op2x0x1 d3x2x2")
+    for dtype, layout in itertools.product(DTYPES, LAYOUTS):
+        for operator in OPERATORS:
+            check_plan(plans.plan(case, dtype, layout, operator, H200, alternatives=True), H200)
+
+
 @pytest.mark.parametrize(("dtype", "fits"), [("fp32", True), ("fp64", False)])
 def test_offsets_are_counted_in_bytes(dtype: str, fits: bool) -> None:
     """Six planes of depth are 1.5 GB in float32 and 3 GB in float64: more than 32 bits count."""

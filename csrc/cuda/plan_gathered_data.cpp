@@ -34,10 +34,10 @@ double clocks_of(const Problem& problem, const GatheredDataPlan& plan,
       kGatheredDataWarps * 4. * plan.blocks * (plan.element_bytes == 2 ? 2 : 1) * kLoadClocks;
   const int group = plan.blocks == 1 ? kGatheredStageSteps : kGatheredStageSteps / 2;
   const double step = std::max(products, loads) + kGroupClocks / group;
-  // Lanes of a warp store eight neighbours along w.
-  const double stored = 16. * plan.blocks * plan.columns * 8 / 32 *
-                        (plan.axes[2].result_step > 1 ? kStridedStoreClocks : kStoreClocks) *
-                        std::max(1., 8. / plan.tile[2]);
+  // Lanes of a warp store eight neighbours along w, whole sectors of memory.
+  const double sectors = plan.tile[2] % 8 == 0 ? 1 : std::max(1.5, 8. / plan.tile[2]);
+  const double stored = 16. * plan.blocks * plan.columns * 8 / 32 * sectors *
+                        (plan.axes[2].result_step > 1 ? kStridedStoreClocks : kStoreClocks);
   double all_steps = 0, all_stages = 0;  // of all planes
   for (int d = 0; d < plan.axes[0].planes; ++d)
     for (int h = 0; h < plan.axes[1].planes; ++h)
@@ -107,16 +107,15 @@ struct Search {
 
   void divide_memory(GatheredDataPlan plan) {
     constexpr int kMostBoxes = 3, kMostStages = 8, kLeastStages = 2, kMostExtent = 256;
-    plan.box_slots = plan.stages = 1;
-    const GatheredDataSizes least = gathered_data_sizes(problem, pass, plan);
-    if (std::max({least.lines_d, least.lines_h, least.pitch}) > kMostExtent) return;
     for (plan.box_slots = 1; plan.box_slots <= kMostBoxes; ++plan.box_slots) {
-      constexpr int kBarrierBytes = 16, kSlack = 256;
-      const int64_t left = device.shared_per_block - kSlack -
-                           int64_t{plan.box_slots} * (least.box_bytes + kBarrierBytes);
-      plan.stages = static_cast<int>(
-          std::min<int64_t>(left / (least.stage_bytes + kBarrierBytes), kMostStages));
-      if (left < 0 || plan.stages < kLeastStages) return;
+      plan.stages = kLeastStages;
+      const GatheredDataSizes least = gathered_data_sizes(problem, pass, plan);
+      if (std::max({least.lines_d, least.lines_h, least.pitch}) > kMostExtent) return;
+      const int left = device.shared_per_block - least.shared_bytes;
+      if (left < 0) return;
+      constexpr int kBarrierBytes = 16;
+      plan.stages =
+          std::min(kLeastStages + left / (least.stage_bytes + kBarrierBytes), kMostStages);
       consider(plan);
     }
   }

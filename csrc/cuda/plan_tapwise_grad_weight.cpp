@@ -159,14 +159,15 @@ struct Search {
 
 // Why another kernel is faster; nullptr: none is, as far as predictions tell.
 const char* drawback_of(const Problem& problem, DataType type, const TensorPointer& grad_output,
-                        const TensorPointer& input, double clocks, const Device& device) {
+                        const TensorPointer& input, const Search& found, const Device& device) {
   constexpr int64_t kLeastChannels = 48;
   if (problem.in_channels_per_group() < 2 * kLeastChannels ||
       problem.out_channels_per_group() < kLeastChannels)
     return "half of a product's rows would be no channels";
   const auto shared = plan_wgmma_grad_weight(problem, type, grad_output, input, device, false);
-  constexpr double kMargin = 1.1;  // what predictions err
-  if (shared && shared.clocks() < kMargin * clocks)
+  // What predictions err.
+  const double margin = found.best.splits > 1 ? 1.1 : 0.97;
+  if (shared && shared.clocks() < margin * found.clocks)
     return "boxes that all taps share are predicted to be as fast";
   return nullptr;
 }
@@ -214,8 +215,7 @@ Planned<TapwiseGradWeightPlan> plan_tapwise_grad_weight(
     search.shapes(base);
     if (!std::isfinite(search.clocks)) return Refusal{"there are too many weights"};
     if (!even_if_slow) {
-      if (const char* drawback =
-              drawback_of(problem, type, grad_output, input, search.clocks, device))
+      if (const char* drawback = drawback_of(problem, type, grad_output, input, search, device))
         return Refusal{drawback};
     }
     return {search.best, search.clocks};
