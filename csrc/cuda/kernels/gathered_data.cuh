@@ -210,8 +210,8 @@ struct GatheredMultiplier {
         }
   }
 
-  // Waits for the stage's weights where `begins`, and frees them where `ends`. Loads `next` while
-  // the products of `fragments` are under way.
+  // Waits for the stage's weights with its first step, and frees them with its last. Loads `next`
+  // while the products of `fragments` are under way.
   __device__ __forceinline__ void multiply(float (&sums)[kBlocks][kColumns / 2],
                                            Fragments& fragments, Fragments& next, int first_step,
                                            bool accumulate) {
