@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "plan_cache.h"
-#include "plan_grad_weight.h"
 #include "plan_tapwise.h"
 #include "plan_wgmma_cost.h"
 #include "plan_wgmma_grad_weight.h"

@@ -2,7 +2,6 @@
 
 #include "gathered_data.h"
 #include "gathered_data_arguments.h"
-#include "gemm_data_sizes.h"
 #include "scalar.cuh"
 #include "tensor_map.h"
 

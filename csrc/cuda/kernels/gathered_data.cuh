@@ -20,8 +20,6 @@
 // Each result is one fixed sequence of sums: chunks, then taps.
 #pragma once
 
-#include <type_traits>
-
 #include "gathered_data_arguments.h"
 #include "mma.cuh"
 #include "ring_cursor.cuh"

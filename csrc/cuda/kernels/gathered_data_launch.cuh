@@ -1,7 +1,7 @@
 // Instances of the gathered data kernel and their launch; included once per storage type.
 #pragma once
 
-#include <algorithm>
+#include <type_traits>
 
 #include "gathered_data.cuh"
 #include "gathered_data_pack.cuh"
