@@ -329,6 +329,12 @@ bool fits_data_kernels(const Problem& problem) {
   return fits && positions < (int64_t{1} << 36) && taps <= 65536;
 }
 
+double elements_of(const Sizes& size) {
+  double elements = 1;
+  for (int64_t extent : size) elements *= static_cast<double>(extent);
+  return elements;
+}
+
 TensorPointer dense_tensor(const Sizes& size, bool channels_last) {
   TensorPointer pointer{};
   const Sizes strides = dense_strides(size, channels_last);

@@ -31,6 +31,9 @@ int run_of(const TensorPointer& tensor, int elements);
 bool loads_in_lines(const TensorPointer& tensor, const std::array<int64_t, 3>& extents,
                     DataType type);
 
+// Elements of a tensor, as cost models count them.
+double elements_of(const Sizes& size);
+
 // A dense tensor of five dimensions that starts on every boundary, as those of PyTorch's allocator.
 TensorPointer dense_tensor(const Sizes& size, bool channels_last);
 

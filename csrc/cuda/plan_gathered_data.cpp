@@ -23,7 +23,6 @@ constexpr double kStoreClocks = 18;         // of a warp: an element of each lan
 constexpr double kStridedStoreClocks = 42;  // the same where every stride-th element is written
 constexpr double kItemClocks = 1400;        // first loads, drained pipeline
 constexpr double kKernelClocks = 6400;      // start and end, the weights packed before
-constexpr double kOverlap = 3;              // what goes on at once: its norm of so many powers
 
 double clocks_of(const Problem& problem, const GatheredDataPlan& plan,
                  const GatheredDataSizes& sizes, double memory_clocks, const Device& device) {
@@ -51,13 +50,10 @@ double clocks_of(const Problem& problem, const GatheredDataPlan& plan,
   const double boxes = static_cast<double>(sizes.chunks) * sizes.box_bytes;
   double copied = boxes / kBoxBytes + all_stages / sizes.planes * sizes.stage_bytes / kWeightBytes;
   if (plan.box_slots == 1) copied += multiplied;
-  const double item =
-      std::pow(std::pow(multiplied, kOverlap) + std::pow(copied, kOverlap), 1 / kOverlap) +
-      kItemClocks + stored;
+  const double item = overlapped(multiplied, copied) + kItemClocks + stored;
   const double rounds = std::ceil(static_cast<double>(sizes.items) / device.multiprocessors);
   const double worked = rounds * item;
-  return kKernelClocks +
-         std::pow(std::pow(worked, kOverlap) + std::pow(memory_clocks, kOverlap), 1 / kOverlap);
+  return kKernelClocks + overlapped(worked, memory_clocks);
 }
 
 // ---- Candidates --------------------------------------------------------------------------------
@@ -140,14 +136,9 @@ struct Search {
 std::optional<Search> search_plan(const Problem& problem, const GatheredDataPlan& base, Pass pass,
                                   const Device& device,
                                   Alternatives<GatheredDataPlan>* alternatives = nullptr) {
-  double input = static_cast<double>(problem.batch * problem.in_channels);
-  double output = static_cast<double>(problem.batch * problem.out_channels);
-  for (const Axis& axis : problem.axes) {
-    input *= static_cast<double>(axis.input);
-    output *= static_cast<double>(axis.output);
-  }
+  const double elements = elements_of(problem.input_size()) + elements_of(problem.output_size());
   Search search{problem, pass, device, alternatives,
-                (input + output) * base.element_bytes / kMemoryBytes / device.multiprocessors};
+                elements * base.element_bytes / kMemoryBytes / device.multiprocessors};
   search.shapes(base);
   if (!std::isfinite(search.clocks)) return std::nullopt;
   return search;

@@ -363,20 +363,14 @@ Planned<GatheredGradWeightPlan> plan_gathered_grad_weight(
   const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow, pairs,
                               fills.key(), mirrored_fills.key()});
   const auto find = [&]() -> Planned<GatheredGradWeightPlan> {
-    double input_bytes = 1. * element_bytes(type) * problem.batch * problem.in_channels;
-    double output_bytes = 1. * element_bytes(type) * problem.batch * problem.out_channels;
-    for (const Axis& axis : problem.axes) {
-      input_bytes *= axis.input;
-      output_bytes *= axis.output;
-    }
+    const double bytes = (elements_of(problem.input_size()) + elements_of(problem.output_size())) *
+                         element_bytes(type);
     GatheredGradWeightPlan best{};
     double clocks = std::numeric_limits<double>::infinity();
     for (bool mirror : {false, true}) {
       const Fills& used = mirror ? mirrored_fills : fills;
       if (used.none || (mirror && !mirrors)) continue;
-      Search search{problem, mirror ? mirrored : problem,
-                    device,  input_bytes + output_bytes,
-                    used,    alternatives};
+      Search search{problem, mirror ? mirrored : problem, device, bytes, used, alternatives};
       GatheredGradWeightPlan start = used.start;
       start.mirrored = mirror;
       search.consider_channels(start);

@@ -28,25 +28,15 @@ constexpr double kSegmentClocks = 150;   // the same of a segment within an item
 constexpr double kSegmentBytes = 20;     // of sums left in memory, or added there, per clock
 constexpr double kKernelClocks = 4000;   // start and end
 constexpr double kCacheBytes = 50e6;  // L2: what taps share of an operand stays there, if it fits
-constexpr double kOverlap = 3;        // what goes on at once: its norm of so many powers
 
 // Tensors come from and go to memory once; an operand that does not stay in the cache comes twice.
 double memory_clocks(const Problem& problem, Pass pass, int unit_elements, bool stays,
                      const Device& device) {
-  const auto elements_of = [](const Sizes& size) {
-    double elements = 1;
-    for (int64_t extent : size) elements *= static_cast<double>(extent);
-    return elements;
-  };
   const double input = elements_of(problem.input_size());
   const double output = elements_of(problem.output_size());
   const double again = stays ? 0 : pass == Pass::kForward ? input : output;
   return (input + output + again) * 16 / unit_elements / kMemoryBytes / device.multiprocessors;
 }
-double with_memory(double worked, double memory) {
-  return std::pow(std::pow(worked, kOverlap) + std::pow(memory, kOverlap), 1 / kOverlap);
-}
-
 // Bytes of the operand that so many blocks read for one tap of depth.
 double working_set(const Problem& problem, Pass pass, const TapwisePlan& plan, int blocks) {
   double bytes =
@@ -101,8 +91,8 @@ double clocks_of(const Problem& problem, Pass pass, const TapwisePlan& plan,
   }
   const bool stays = working_set(problem, pass, plan, blocks) <= kCacheBytes;
   return kKernelClocks +
-         with_memory(*std::max_element(clocks.begin(), clocks.end()),
-                     memory_clocks(problem, pass, plan.unit_elements, stays, device));
+         overlapped(*std::max_element(clocks.begin(), clocks.end()),
+                    memory_clocks(problem, pass, plan.unit_elements, stays, device));
 }
 
 // ---- Candidates --------------------------------------------------------------------------------
@@ -212,7 +202,7 @@ const char* drawback_of(const Problem& problem, Pass pass, DataType type, bool a
   const auto shared =
       plan_wgmma_data(problem, pass, type, operand, result, allow_tf32, device, true);
   const double memory = memory_clocks(problem, pass, 16 / element_bytes(type), true, device);
-  if (shared && with_memory(shared.clocks(), memory) < clocks * margin)
+  if (shared && overlapped(shared.clocks(), memory) < clocks * margin)
     return "boxes that all taps share are predicted to be as fast";
   const auto portable = plan_gemm_data(problem, pass, type, operand, result, device);
   constexpr double kPortableTaken = 1.65;  // see plan_wgmma.cpp

@@ -27,7 +27,6 @@ constexpr double kItemClocks = 1000;    // first step of an item, drained pipeli
 constexpr double kKernelClocks = 4000;  // start and end
 constexpr double kSumKernelClocks = 5500;
 constexpr double kSumKernelBytes = 1500;  // per clock, of the whole GPU
-constexpr double kOverlap = 3;            // what goes on at once: its norm of so many powers
 
 double step_clocks(const TapwiseGradWeightPlan& plan, const TapwiseGradWeightSizes& sizes) {
   const double products = 2. * plan.blocks * (kChunkPositions / 16) * product_clocks(plan.columns);
@@ -86,9 +85,7 @@ struct Search {
       }
     }
     const double worked = *std::max_element(busy.begin(), busy.end());
-    double cost =
-        kKernelClocks +
-        std::pow(std::pow(worked, kOverlap) + std::pow(memory_clocks, kOverlap), 1 / kOverlap);
+    double cost = kKernelClocks + overlapped(worked, memory_clocks);
     if (plan.splits > 1)
       cost += kSumKernelClocks + static_cast<double>(sizes.workspace_bytes) / kSumKernelBytes;
     return cost;
@@ -199,13 +196,8 @@ Planned<TapwiseGradWeightPlan> plan_tapwise_grad_weight(
   static PlanCache<TapwiseGradWeightPlan> cache;
   const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow});
   const auto find = [&]() -> Planned<TapwiseGradWeightPlan> {
-    double elements[2] = {static_cast<double>(problem.batch * problem.in_channels),
-                          static_cast<double>(problem.batch * problem.out_channels)};
-    for (const Axis& axis : problem.axes) {
-      elements[0] *= static_cast<double>(axis.input);
-      elements[1] *= static_cast<double>(axis.output);
-    }
-    const double bytes = (elements[0] + elements[1]) * element_bytes(type);
+    const double bytes = (elements_of(problem.input_size()) + elements_of(problem.output_size())) *
+                         element_bytes(type);
     Search search{problem,
                   device,
                   alternatives,

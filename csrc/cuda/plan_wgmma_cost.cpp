@@ -31,7 +31,6 @@ constexpr double kFillElementBytes = 10;
 constexpr double kWeightLatency = 900;  // until a stage asked for begins to come
 constexpr double kWeightBytes = 77;     // per clock from the L2 cache
 constexpr double kWeightSlotsInUse = 1.5;
-constexpr double kOverlap = 3;  // what goes on at once: its norm of so many powers
 
 // To fill a box.
 double fill_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,

@@ -3,11 +3,19 @@
 // compares its predictions with measurements.
 #pragma once
 
+#include <cmath>
+
 #include "kernels/wgmma_data_sizes.h"
 
 namespace convt3d {
 
 constexpr double kMemoryBytes = 17;  // of tensors, per clock and multiprocessor
+
+// What goes on at once takes the norm of so many powers.
+constexpr double kOverlap = 3;
+inline double overlapped(double one, double other) {
+  return std::pow(std::pow(one, kOverlap) + std::pow(other, kOverlap), 1 / kOverlap);
+}
 
 constexpr double element_bytes(const WgmmaDataPlan& plan) { return 16. / plan.unit_elements; }
 

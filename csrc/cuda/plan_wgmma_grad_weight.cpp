@@ -244,13 +244,9 @@ Planned<WgmmaGradWeightPlan> plan_wgmma_grad_weight(
   const PlanKey key(problem, {device.multiprocessors, device.shared_per_block, even_if_slow,
                               static_cast<int64_t>(fill), strided});
   const auto find = [&]() -> Planned<WgmmaGradWeightPlan> {
-    double input_bytes = 2. * problem.batch * problem.in_channels;
-    double output_bytes = 2. * problem.batch * problem.out_channels;
-    for (const Axis& axis : problem.axes) {
-      input_bytes *= axis.input;
-      output_bytes *= axis.output;
-    }
-    Search search{problem, device, input_bytes + output_bytes, fill, strided, alternatives};
+    const double bytes = (elements_of(problem.input_size()) + elements_of(problem.output_size())) *
+                         element_bytes(type);
+    Search search{problem, device, bytes, fill, strided, alternatives};
     for (bool input_moves : {true, false}) {
       WgmmaGradWeightPlan plan{};
       plan.input_moves = input_moves;
