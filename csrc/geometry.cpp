@@ -9,34 +9,43 @@
 namespace convt3d {
 namespace {
 
+// How a part of an error's text is written; a function, so that a condition that holds formats
+// nothing.
+template <typename Part>
+void put(std::ostream& text, const Part& part) {
+  text << part;
+}
+
+void put(std::ostream& text, const Sizes& size) {
+  text << '[';
+  for (size_t i = 0; i < size.size(); ++i) text << (i ? ", " : "") << size[i];
+  text << ']';
+}
+
+// "(a x b x c)" over one field of the three axes.
+struct PerAxis {
+  const std::array<Axis, 3>& axes;
+  int64_t Axis::* field;
+};
+
+void put(std::ostream& text, const PerAxis& of) {
+  text << '(' << of.axes[0].*of.field << " x " << of.axes[1].*of.field << " x "
+       << of.axes[2].*of.field << ')';
+}
+
 template <typename... Parts>
 void require(bool condition, const Parts&... parts) {
   if (condition) return;
   std::ostringstream text;
-  (text << ... << parts);
+  (put(text, parts), ...);
   throw std::runtime_error(text.str());
-}
-
-std::string text_of(const Sizes& size) {
-  std::ostringstream text;
-  text << '[';
-  for (size_t i = 0; i < size.size(); ++i) text << (i ? ", " : "") << size[i];
-  text << ']';
-  return text.str();
-}
-
-// "(a x b x c)" over one field of the three axes.
-std::string per_axis(const std::array<Axis, 3>& axes, int64_t Axis::* field) {
-  std::ostringstream text;
-  text << '(' << axes[0].*field << " x " << axes[1].*field << " x " << axes[2].*field << ')';
-  return text.str();
 }
 
 Sizes expand(const Sizes& values, const char* name) {
   require(values.size() == 1 || values.size() == 3, "expected ", name,
           " to be a single integer value or a list of 3 values to match the convolution "
           "dimensions, but got ",
-          name, "=", text_of(values));
+          name, "=", values);
   return values.size() == 1 ? Sizes(3, values[0]) : values;
 }
 
@@ -79,24 +88,24 @@ Problem begin_problem(const Arguments& arguments) {
 
 void require_activation(const Sizes& size, const char* name) {
   require(size.size() == 4 || size.size() == 5, "Expected 4D (unbatched) or 5D (batched) ", name,
-          " to conv_transpose3d, but got ", name, " of size: ", text_of(size));
+          " to conv_transpose3d, but got ", name, " of size: ", size);
   bool positive = true;
   for (size_t i = size.size() - 3; i < size.size(); ++i) positive = positive && size[i] > 0;
   require(positive, "Only zero batch or zero channel inputs are supported, but got ", name,
-          " shape: ", text_of(size));
+          " shape: ", size);
 }
 
 void require_weight(const Sizes& weight, int64_t groups) {
   require(weight.size() == 5, "Expected 5-dimensional weight for conv_transpose3d, but got ",
-          weight.size(), "-dimensional weight of size ", text_of(weight), " instead");
+          weight.size(), "-dimensional weight of size ", weight, " instead");
   require(weight[0] >= groups, "Given groups=", groups, ", expected weight to be at least ", groups,
-          " at dimension 0, but got weight of size ", text_of(weight), " instead");
+          " at dimension 0, but got weight of size ", weight, " instead");
   require(weight[0] % groups == 0, "Given groups=", groups, ", expected weight to be divisible by ",
-          groups, " at dimension 0, but got weight of size ", text_of(weight), " instead");
+          groups, " at dimension 0, but got weight of size ", weight, " instead");
   require(!any_below(Sizes(weight.begin() + 1, weight.end()), 1),
           "non-empty 5D (in_channels x out_channels/groups x kernel_depth x kernel_height x "
           "kernel_width) tensor expected for weight, but got: ",
-          text_of(weight));
+          weight);
 }
 
 // Batch, channels and the three spatial sizes of an activation of 4 or 5 dimensions.
@@ -140,13 +149,14 @@ Problem forward_problem(const Sizes& input, const Sizes& weight, const std::opti
   require_weight(weight, problem.groups);
   set_weight(problem, weight);
   const Activation in = read_activation(input);
-  require(in.channels == weight[0], "Given transposed=1, weight of size ", text_of(weight),
-          ", expected input", text_of(input), " to have ", weight[0], " channels, but got ",
-          in.channels, " channels instead");
-  require(!bias || (bias->size() == 1 && (*bias)[0] == problem.out_channels),
-          "Given transposed=1, weight of size ", text_of(weight),
-          ", expected bias to be 1-dimensional with ", problem.out_channels,
-          " elements, but got bias of size ", bias ? text_of(*bias) : "", " instead");
+  require(in.channels == weight[0], "Given transposed=1, weight of size ", weight,
+          ", expected input", input, " to have ", weight[0], " channels, but got ", in.channels,
+          " channels instead");
+  if (bias)
+    require(bias->size() == 1 && (*bias)[0] == problem.out_channels,
+            "Given transposed=1, weight of size ", weight,
+            ", expected bias to be 1-dimensional with ", problem.out_channels,
+            " elements, but got bias of size ", *bias, " instead");
   problem.batched = input.size() == 5;
   problem.batch = in.batch;
   bool positive = true;
@@ -157,8 +167,8 @@ Problem forward_problem(const Sizes& input, const Sizes& weight, const std::opti
                   axis.dilation * (axis.kernel - 1) + axis.output_padding + 1;
     positive = positive && axis.output > 0;
   }
-  require(positive, "Given input size per channel: ", per_axis(problem.axes, &Axis::input),
-          ". Calculated output size per channel: ", per_axis(problem.axes, &Axis::output),
+  require(positive, "Given input size per channel: ", PerAxis{problem.axes, &Axis::input},
+          ". Calculated output size per channel: ", PerAxis{problem.axes, &Axis::output},
           ". Output size is too small");
   return problem;
 }
@@ -170,10 +180,9 @@ Problem grad_input_problem(const Sizes& grad_output, const Sizes& weight,
   require_weight(weight, problem.groups);
   set_weight(problem, weight);
   const Activation out = read_activation(grad_output);
-  require(out.channels == problem.out_channels, "Given transposed=1, weight of size ",
-          text_of(weight), " and groups=", problem.groups, ", expected grad_output",
-          text_of(grad_output), " to have ", problem.out_channels, " channels, but got ",
-          out.channels, " channels instead");
+  require(out.channels == problem.out_channels, "Given transposed=1, weight of size ", weight,
+          " and groups=", problem.groups, ", expected grad_output", grad_output, " to have ",
+          problem.out_channels, " channels, but got ", out.channels, " channels instead");
   problem.batched = grad_output.size() == 5;
   problem.batch = out.batch;
   bool fits = true;
@@ -185,8 +194,8 @@ Problem grad_input_problem(const Sizes& grad_output, const Sizes& weight,
     fits = fits && steps >= 0 && steps % axis.stride == 0;
     axis.input = steps / axis.stride + 1;
   }
-  require(fits, "grad_output of size ", text_of(grad_output),
-          " is not the size of an output for weight of size ", text_of(weight),
+  require(fits, "grad_output of size ", grad_output,
+          " is not the size of an output for weight of size ", weight,
           " with these stride, padding, output_padding and dilation");
   return problem;
 }
@@ -200,13 +209,13 @@ Problem grad_weight_problem(const Sizes& grad_output, const Sizes& input,
   const Activation in = read_activation(input);
   require(grad_output.size() == input.size() && out.batch == in.batch,
           "expected grad_output and input of the same batch size, but got grad_output of size ",
-          text_of(grad_output), " and input of size ", text_of(input));
+          grad_output, " and input of size ", input);
   require(in.channels > 0 && out.channels > 0 && in.channels % problem.groups == 0 &&
               out.channels % problem.groups == 0,
           "Given groups=", problem.groups,
           ", expected the channels of grad_output and input to be positive and divisible by ",
-          problem.groups, ", but got grad_output of size ", text_of(grad_output),
-          " and input of size ", text_of(input));
+          problem.groups, ", but got grad_output of size ", grad_output, " and input of size ",
+          input);
   problem.batched = input.size() == 5;
   problem.batch = in.batch;
   problem.in_channels = in.channels;
@@ -221,8 +230,8 @@ Problem grad_weight_problem(const Sizes& grad_output, const Sizes& input,
     fits = fits && reach >= 0 && reach % axis.dilation == 0;
     axis.kernel = reach / axis.dilation + 1;
   }
-  require(fits, "no kernel size takes input of size ", text_of(input), " to grad_output of size ",
-          text_of(grad_output), " with these stride, padding, output_padding and dilation");
+  require(fits, "no kernel size takes input of size ", input, " to grad_output of size ",
+          grad_output, " with these stride, padding, output_padding and dilation");
   return problem;
 }
 

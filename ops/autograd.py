@@ -64,8 +64,10 @@ def _needs_derivative(*tensors: Tensor | None) -> bool:
 
 def _apply(function: Any, operator: Any, keyset: Any, *arguments: Any) -> Tensor:
     """``function.apply`` at the one level of ``torch.func`` whose turn it is, if there are any."""
+    # `Function.apply` would run all levels from here on, which is the dispatcher's task.
+    apply = super(torch.autograd.Function, function).apply
     if not torch._C._are_functorch_transforms_active():
-        return function.apply(partial(_below_autograd, operator, keyset), *arguments)
+        return apply(partial(_below_autograd, operator, keyset), *arguments)
     backward, forward = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
 
     def below(*arguments: Any) -> Tensor:
@@ -73,9 +75,19 @@ def _apply(function: Any, operator: Any, keyset: Any, *arguments: Any) -> Tensor
         with torch.set_grad_enabled(backward), forward_ad._set_fwd_grad_enabled(forward):
             return _below_autograd(operator, keyset, *arguments)
 
-    # `Function.apply` would run all levels from here on, which is the dispatcher's task.
     with enable_single_level_autograd_function():
-        return super(torch.autograd.Function, function).apply(below, *arguments)
+        return apply(below, *arguments)
+
+
+def _derivative(operator: Any, first: Tensor, second: Tensor, *rest: Any) -> Tensor:
+    """The operator on two tensors, past the Python of its Autograd kernel if that can be.
+
+    That Python takes a third of the time that the CPU needs for an operator.
+    """
+    if torch.compiler.is_compiling() or _needs_derivative(first, second):
+        return operator(first, second, *rest)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(first, second, *rest)
 
 
 def _save(ctx: Any, first: Tensor, second: Tensor, geometry: tuple[Any, ...]) -> None:
@@ -112,7 +124,7 @@ def _in_format(grad: Tensor, channels_last: bool) -> Tensor:
 
 def _weight_gradient(ctx: Any, grad_output: Tensor, input: Tensor) -> Tensor:
     """``grad_weight`` in the weight's format, of which two unbatched activations cannot tell."""
-    grad = _grad_weight(grad_output, input, *ctx.geometry)
+    grad = _derivative(_grad_weight, grad_output, input, *ctx.geometry)
     return _clone(grad, True) if grad_output.dim() == 4 and ctx.channels_last else grad
 
 
@@ -181,7 +193,7 @@ class _Forward(torch.autograd.Function):
         grad = _in_format(grad, ctx.channels_last)
         by_input = by_weight = by_bias = None
         if ctx.needs_input_grad[1]:
-            by_input = _grad_input(grad, weight.conj(), *ctx.geometry)
+            by_input = _derivative(_grad_input, grad, weight.conj(), *ctx.geometry)
         if ctx.needs_input_grad[2]:
             by_weight = _weight_gradient(ctx, grad, input.conj())
         if ctx.needs_input_grad[3]:
@@ -207,7 +219,7 @@ class _GradInput(torch.autograd.Function):
         grad = _in_format(grad, ctx.channels_last)
         by_grad_output = by_weight = None
         if ctx.needs_input_grad[1]:
-            by_grad_output = _forward(grad, weight.conj(), None, *ctx.geometry)
+            by_grad_output = _derivative(_forward, grad, weight.conj(), None, *ctx.geometry)
         if ctx.needs_input_grad[2]:
             by_weight = _weight_gradient(ctx, grad_output.conj(), grad)
         return None, by_grad_output, by_weight, None, None, None, None, None
@@ -231,9 +243,9 @@ class _GradWeight(torch.autograd.Function):
         grad = _in_format(grad, ctx.channels_last)
         by_grad_output = by_input = None
         if ctx.needs_input_grad[1]:
-            by_grad_output = _forward(input.conj(), grad, None, *ctx.geometry)
+            by_grad_output = _derivative(_forward, input.conj(), grad, None, *ctx.geometry)
         if ctx.needs_input_grad[2]:
-            by_input = _grad_input(grad_output.conj(), grad, *ctx.geometry)
+            by_input = _derivative(_grad_input, grad_output.conj(), grad, *ctx.geometry)
         return None, by_grad_output, by_input, None, None, None, None, None
 
 
