@@ -124,6 +124,7 @@ std::string facts_of(const PlanRequest& request, bool result_channels_last,
       .add("box_slots", plan.box_slots)
       .add("weights_resident", sizes.resident)
       .add("fill_run", plan.fill_run)
+      .add("fills_planes", plan.fill_by == FillBy::kPlanes)
       .add("shared_bytes", sizes.shared_bytes)
       .add("packed_bytes", sizes.packed_bytes)
       .add("workspace_bytes", 0)

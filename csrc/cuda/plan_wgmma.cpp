@@ -33,12 +33,22 @@ bool can_merge(const WindowAxis& w, const WgmmaShape& shape, int64_t result_chan
          w.window <= 8 && w.window - 1 <= 4 * shape.blocks && shape.columns == padded;
 }
 
+// Neighbours that one load can take of a plane of depth whose lines follow each other; 0: they do
+// not.
+int run_of_planes(const TensorPointer& operand, const WgmmaDataPlan& plan) {
+  if (operand.stride[4] != 1 || operand.stride[3] != plan.axes[2].operand_extent) return 0;
+  TensorPointer planes = operand;
+  planes.stride[3] = 0;  // begins nowhere
+  return run_of(planes, plan.unit_elements);
+}
+
 // ---- Candidates --------------------------------------------------------------------------------
 struct Search {
   const Problem& problem;
   Pass pass;
   bool result_channels_last;
   int most_samples;
+  int planes_run;  // plan.fill_run where whole planes are read; 0: they do not lie in one piece
   const Device& device;
   Alternatives<WgmmaDataPlan>* alternatives;
   WgmmaDataPlan best{};
@@ -48,8 +58,31 @@ struct Search {
     return wgmma_data_sizes(problem, pass, result_channels_last, plan);
   }
 
+  // What warps fill boxes by: the fewest blocks of eight positions, or the longest runs.
+  void choose_lines(WgmmaDataPlan& plan) const {
+    const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+    plan.fill_by = FillBy::kBoxLines;
+    const bool reaches = w.origin < w.operand_extent && w.origin + w.span(plan.tile_w) > 0;
+    if (plan.fill_run == 0 || plan.tile_w < w.positions || !reaches) return;
+    plan.fill_by = FillBy::kTensorLines;
+    if (planes_run == 0 || plan.tile_h < h.positions) return;
+    const WgmmaDataSizes sizes = sizes_of(plan);
+    const int64_t per_line = (((w.origin + sizes.lines.x) & 7) + sizes.lines.span + 7) / 8;
+    const int64_t per_plane = (int64_t{h.operand_extent} * w.operand_extent + 7) / 8;
+    const int64_t blocks = plan.samples * per_plane;
+    constexpr int64_t kMost = 1 << 20;  // that TransposedFill tells the lines of blocks for
+    if (blocks * per_plane >= kMost ||
+        (planes_run <= plan.fill_run && blocks > sizes.lines.count * per_line))
+      return;
+    plan.fill_by = FillBy::kPlanes;
+    plan.fill_run = planes_run;
+  }
+
   // Weight stages of several short parts, for fewer barriers.
   void divide_memory(WgmmaDataPlan plan) {
+    plan.segment = plan.axes[0].positions;
+    plan.column_parts = plan.box_slots = plan.weight_slots = plan.stage_parts = 1;
+    choose_lines(plan);
     constexpr double kLongStageClocks = 400;
     for (plan.stage_parts = 1; plan.stage_parts <= 4; plan.stage_parts *= 2) {
       divide_memory_of_stages(plan);
@@ -60,10 +93,7 @@ struct Search {
   // Divides shared memory between boxes and weights, then compares.
   void divide_memory_of_stages(WgmmaDataPlan plan) {
     const WindowAxis& d = plan.axes[0];
-    plan.segment = d.positions;
-    plan.column_parts = 1;
-    plan.box_slots = plan.weight_slots = 1;
-    WgmmaDataSizes sizes = sizes_of(plan);
+    const WgmmaDataSizes sizes = sizes_of(plan);
     // Tables pack coordinates into bytes, rows and the boxes of a column tile into 16 bits.
     if (sizes.box.lines > kMostBoxLines || sizes.box.span_w > 256 || sizes.box.rows > 65535 ||
         int64_t{sizes.chunks} * d.taps() > std::numeric_limits<int16_t>::max() ||
@@ -176,7 +206,7 @@ struct Search {
 // and stage, and which taps are merged.
 std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaDataPlan& axes,
                                          Pass pass, bool channels_last, bool vectors, int run,
-                                         int most_samples, const Device& device,
+                                         int planes_run, int most_samples, const Device& device,
                                          Alternatives<WgmmaDataPlan>* alternatives = nullptr) {
   const bool forward = pass == Pass::kForward;
   const int64_t operand_channels =
@@ -186,7 +216,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   const int unit = axes.unit_elements;
   const int units = static_cast<int>((operand_channels + unit - 1) / unit);
   WgmmaDataPlan base = axes;
-  Search search{problem, pass, channels_last, most_samples, device, alternatives};
+  Search search{problem, pass, channels_last, most_samples, planes_run, device, alternatives};
   const auto consider_chunk = [&](int chunk_units, int stage_units) {
     base.chunk_units = chunk_units;
     base.stage_units = stage_units;
@@ -307,16 +337,23 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
   const int typical_run =
       channels_last ? 1 : run_of_extent(base.axes[2].operand_extent, base.unit_elements);
   const int run = std::min(typical_run, run_of(operand, base.unit_elements));
+  const int typical_planes_run =
+      channels_last
+          ? 0
+          : run_of_extent(int64_t{base.axes[1].operand_extent} * base.axes[2].operand_extent,
+                          base.unit_elements);
+  const int planes_run = std::min(typical_planes_run, run_of_planes(operand, base));
   static PlanCache<WgmmaDataPlan> cache;
-  const PlanKey key(problem, {static_cast<int64_t>(pass), channels_last, vectors,
-                              device.multiprocessors, device.shared_per_block,
-                              static_cast<int64_t>(type), even_if_slow, most_samples, run});
+  const PlanKey key(
+      problem, {static_cast<int64_t>(pass), channels_last, vectors, device.multiprocessors,
+                device.shared_per_block, static_cast<int64_t>(type), even_if_slow, most_samples,
+                run, planes_run});
   const auto find = [&]() -> Planned<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
     Problem typical = problem;
     typical.batch = 16;
     const auto typical_plan = search_plan(typical, base, pass, channels_last, vectors, typical_run,
-                                          kMostTileSamples, device);
+                                          typical_planes_run, kMostTileSamples, device);
     constexpr Refusal kNoTile{
         "it has no instance with all residues along w, or none whose tile fits into shared memory"};
     if (!typical_plan) return kNoTile;
@@ -330,8 +367,8 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
     ordered.chunk_units = typical_plan->chunk_units;
     ordered.stage_units = typical_plan->stage_units;
     ordered.merged_taps = typical_plan->merged_taps;
-    const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, run, most_samples,
-                                  device, alternatives);
+    const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, run, planes_run,
+                                  most_samples, device, alternatives);
     if (!plan) return kNoTile;
     return {*plan, plan->clocks};
   };

@@ -41,15 +41,16 @@ double fill_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
   }
   const int bytes = plan.fill_run * 16 / plan.unit_elements;
   if (plan.fill_run == 1 && (result_channels_last || bytes == 2))
-    return kElementBoxClocks + sizes.box_bytes / kFillElementBytes;
+    return kElementBoxClocks +
+           16. * sizes.lines.count * sizes.lines.span * plan.chunk_units / kFillElementBytes;
   // Lines are filled in aligned blocks of eight positions, on average so many.
   const WindowAxis& w = plan.axes[2];
   double per_line = 0;
   for (int tile = 0; tile < sizes.tiles_w; ++tile) {
-    const int before = (w.operand_step * tile * plan.tile_w + w.origin) & 7;
-    per_line += (before + sizes.box.span_w + 7) / 8;
+    const int begin = w.operand_step * tile * plan.tile_w + w.origin + sizes.lines.x;
+    per_line += ((begin & 7) + sizes.lines.span + 7) / 8;
   }
-  const double blocks = sizes.box.lines * per_line / sizes.tiles_w;
+  const double blocks = sizes.lines.count * per_line / sizes.tiles_w;
   const double batches = blocks / kFillBlocks * std::ceil(1. * plan.chunk_units / kFillUnits);
   const double batch_clocks =
       kFillBatchClocks +

@@ -44,18 +44,20 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
 }
 
 // ---- Operand ---------------------------------------------------------------------------------
-// Zeros behind the filled rows of every box, once for good.
-__device__ inline void clear_ends_of_boxes(const WgmmaDataArguments& args,
-                                           const WgmmaShared& shared, int thread, int threads) {
+// Zeros in the rows of every box that are never filled, once for good: those behind the filled
+// ones, and where a box has zeros around the operand, these.
+__device__ inline void clear_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared,
+                                   int thread, int threads) {
   const BoxShape& shape = args.sizes.box;
   const int row_bytes = shape.width * kWgmmaUnitBytes;
-  const int units = (shape.reached - shape.filled) * shape.width;
+  const int first = args.plan.fill_by == FillBy::kBoxLines ? shape.filled : 0;
+  const int units = (shape.reached - first) * shape.width;
   if (units == 0) return;
   const int areas = args.plan.box_slots * (args.sizes.box_bytes / (shape.area * row_bytes));
   for (int i = thread; i < areas * units; i += threads)
-    store_shared(shared.boxes + (i / units * shape.area + shape.filled) * row_bytes +
-                     i % units * kWgmmaUnitBytes,
-                 {0, 0, 0, 0});
+    store_shared(
+        shared.boxes + (i / units * shape.area + first) * row_bytes + i % units * kWgmmaUnitBytes,
+        {0, 0, 0, 0});
   fence_for_wgmma();
 }
 
@@ -85,7 +87,7 @@ __device__ __forceinline__ void fill_box_tensor(const WgmmaDataArguments& args, 
 template <typename T>
 struct BoxSource {
   const T* source;
-  int y, x;      // coordinates of the box's first row
+  int y, x;      // coordinates of the first line's beginning
   int channels;  // present in the chunk
   int samples;   // present; none where the plane lies outside the tensor
 };
@@ -96,22 +98,21 @@ __device__ __forceinline__ void fill_box_lines(const WgmmaDataArguments& args,
                                                const WgmmaShared& shared, uint32_t box,
                                                const BoxSource<T>& from, const Fill& fill) {
   const BoxShape& shape = args.sizes.box;
+  const LinesToFill& lines = args.sizes.lines;
   const int stride_n = static_cast<int>(args.operand.stride[0]);
   const int stride_h = static_cast<int>(args.operand.stride[3]);
   fill(
-      FilledLines{shape.lines, from.x, shape.span_w, args.plan.axes[2].operand_extent,
-                  args.plan.chunk_units, from.channels},
+      FilledLines{lines.count, from.x, lines.span, lines.extent, args.plan.chunk_units,
+                  from.channels},
       SwizzledRows{box, shape.width, shape.bytes()},
       [&](int line) {
-        const int sample = shape.sample_of_line(line);
-        const int y = from.y + line - sample * shape.span_h;
+        const int sample = line * lines.factor >> 16;
+        const int y = from.y + line - sample * lines.of_sample;
         const bool inside =
             sample < from.samples && inside_extent(y, args.plan.axes[1].operand_extent);
         return LineSource<T>{from.source + (inside ? sample * stride_n + y * stride_h : 0), inside};
       },
-      [&](int line, int column) {
-        return static_cast<int>(shared.places[line * shape.span_w + column] & 0xffff);
-      });
+      [&](int line, int column) { return shared.places[line * lines.span + column]; });
 }
 
 // The boxes of a block's first position, where they hold all channels: nothing is to be waited for.
@@ -180,7 +181,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                     (static_cast<int64_t>(item.group) * args.operand_channels + channel) *
                         args.operand.stride[1] +
                     z * args.operand.stride[2],
-                y, x,
+                y + sizes.lines.y, x + sizes.lines.x,
                 min(args.operand_channels - channel, plan.chunk_units * kWgmmaUnitElements<T>),
                 inside_extent(z, d.operand_extent) ? item.samples : 0};
             fill_box_lines(args, shared, box, from,
@@ -223,7 +224,7 @@ __device__ __forceinline__ void write_fill_tables(const WgmmaDataArguments& args
                                                   const WgmmaShared& shared, int thread) {
   if (thread >= 32) {
     constexpr int kOthers = kFillThreads - 32;
-    clear_ends_of_boxes(args, shared, thread - 32, kOthers);
+    clear_boxes(args, shared, thread - 32, kOthers);
     if (args.plan.fill_run != 0) write_places(args, shared, thread - 32, kOthers);
   } else if (begins_boxes(args) && thread == 0) {
     begin_boxes(args, shared);

@@ -12,6 +12,20 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+LinesToFill lines_to_fill(const WgmmaDataPlan& plan, const BoxShape& box) {
+  const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+  if (plan.fill_by == FillBy::kPlanes) {
+    const int plane = h.operand_extent * w.operand_extent;
+    return {plan.samples, 1, 1 << 16, plane, plane, -h.origin, -w.origin};
+  }
+  LinesToFill lines{box.lines, box.span_h, box.line_factor, box.span_w, w.operand_extent, 0, 0};
+  if (plan.fill_by == FillBy::kTensorLines) {
+    lines.x = std::max(-w.origin, 0);
+    lines.span = std::min(w.operand_extent - w.origin, box.span_w) - lines.x;
+  }
+  return lines;
+}
+
 }  // namespace
 
 WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_channels_last,
@@ -34,6 +48,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.tiles_w = ceil_div(w.positions, plan.tile_w);
   sizes.segments = ceil_div(d.positions, plan.segment);
   sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan), plan.samples);
+  sizes.lines = lines_to_fill(plan, sizes.box);
   constexpr int64_t kMost = std::numeric_limits<int>::max();
   sizes.box_bytes = static_cast<int>(
       std::min(int64_t{sizes.box.bytes()} * (plan.chunk_units / sizes.box.width), kMost));
@@ -85,7 +100,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.columns_at = place(sizes.column_tiles * kColumnPlaceBytes);
   sizes.items_at = place((kFillWarps + kConsumerWarps) * kWorkItemBytes, 4);
   sizes.rows_at = place(int64_t{4} * 2 * 64 * plan.blocks, 4);
-  sizes.places_at = place(int64_t{4} * sizes.box.places, 4);
+  sizes.places_at = place(int64_t{4} * sizes.lines.count * sizes.lines.span, 4);
   sizes.taps_at = place(int64_t{4} * (sizes.taps + 2), 4);
   sizes.bias_at = place(int64_t{4} * problem.groups * sizes.channel_tiles * plan.columns, 4);
   sizes.barriers_at = place(8 * (2 * plan.box_slots + 2 * plan.weight_slots));

@@ -36,7 +36,7 @@ struct WgmmaIndices {
   Divisor planes_w, planes_h, planes_d;                      // of column tiles
   Divisor taps_w, taps_h, tap_parts;                         // of the list of taps
   Divisor halo_w, sample_rows;                               // of a box, rows
-  Divisor span_w;                                            // and operand coordinates
+  Divisor line_span, operand_w;                              // of what is filled
   Divisor channels;                                          // of a group's column tiles, padded
   int tiles_per_part;                                        // column tiles
   int tap_rows_h[kMostWindowTaps]{}, tap_rows_w[kMostWindowTaps]{};  // of a box, where taps begin
@@ -56,7 +56,8 @@ struct WgmmaIndices {
         tap_parts(sizes.tap_parts),
         halo_w(sizes.box.halo_w),
         sample_rows(sizes.box.sample_rows),
-        span_w(sizes.box.span_w),
+        line_span(sizes.lines.span),
+        operand_w(plan.axes[2].operand_extent),
         channels(sizes.channel_tiles * plan.columns),
         tiles_per_part((sizes.column_tiles + plan.column_parts - 1) / plan.column_parts) {
     const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
@@ -172,12 +173,12 @@ struct WgmmaShared {
   uint32_t boxes, weights, barriers;
   char *staging, *fill_staging;
   ColumnPlace* columns;
-  WorkItem* items;   // one per filling warp, then per multiplying one
-  unsigned* rows;    // pack_position() of a row within the tile, or kNoPosition
-  unsigned* places;  // per operand coordinate of a box: line << 24 | x << 16 | row
-  unsigned* taps;    // units from a round's first box to a tap's rows, in the order of first_tap,
-                     // and two more
-  float* bias;       // of all channels, tiles padded; zeros for none
+  WorkItem* items;  // one per filling warp, then per multiplying one
+  unsigned* rows;   // pack_position() of a row within the tile, or kNoPosition
+  int* places;      // row of a box per column of each line it is filled by, or kNoRow
+  unsigned* taps;   // units from a round's first box to a tap's rows, in the order of first_tap,
+                    // and two more
+  float* bias;      // of all channels, tiles padded; zeros for none
   int box_slots, weight_slots;
 
   __device__ WgmmaShared(char* base, const WgmmaDataArguments& args)
@@ -189,7 +190,7 @@ struct WgmmaShared {
         columns(reinterpret_cast<ColumnPlace*>(base + args.sizes.columns_at)),
         items(reinterpret_cast<WorkItem*>(base + args.sizes.items_at)),
         rows(reinterpret_cast<unsigned*>(base + args.sizes.rows_at)),
-        places(reinterpret_cast<unsigned*>(base + args.sizes.places_at)),
+        places(reinterpret_cast<int*>(base + args.sizes.places_at)),
         taps(reinterpret_cast<unsigned*>(base + args.sizes.taps_at)),
         bias(reinterpret_cast<float*>(base + args.sizes.bias_at)),
         box_slots(args.plan.box_slots),
@@ -253,17 +254,26 @@ __device__ __forceinline__ void write_rows(const WgmmaDataArguments& args,
   }
 }
 
+constexpr int kNoRow = -1;
+
 __device__ inline void write_places(const WgmmaDataArguments& args, const WgmmaShared& shared,
                                     int thread, int threads) {
   const BoxShape& box = args.sizes.box;
+  const LinesToFill& lines = args.sizes.lines;
   const WindowAxis &h = args.plan.axes[1], &w = args.plan.axes[2];
-  for (int i = thread; i < box.places; i += threads) {
-    int line = i;
-    const int x = args.indices.span_w.take(line);
-    const int sample = box.sample_of_line(line), y = line - sample * box.span_h;
+  for (int i = thread; i < lines.count * lines.span; i += threads) {
+    int line = i, x = args.indices.line_span.take(line);
+    const int sample = line * lines.factor >> 16;
+    int y = line - sample * lines.of_sample;
+    if (args.plan.fill_by == FillBy::kPlanes) {
+      y = x;
+      x = args.indices.operand_w.take(y);
+    }
+    y += lines.y;
+    x += lines.x;
+    const bool exists = inside_extent(y, box.span_h) && inside_extent(x, box.span_w);
     shared.places[i] =
-        static_cast<unsigned>(line) << 24 | static_cast<unsigned>(x) << 16 |
-        static_cast<unsigned>(sample * box.sample_rows + box.row_h(h, y) + box.row_w(w, x));
+        exists ? sample * box.sample_rows + box.row_h(h, y) + box.row_w(w, x) : kNoRow;
   }
 }
 

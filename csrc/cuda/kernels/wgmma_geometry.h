@@ -81,7 +81,6 @@ struct BoxShape {
   int width;
   int span_h, span_w;  // operand coordinates covered, of one sample
   int lines;           // span_h of all samples
-  int places;          // operand coordinates, of all samples
   int line_factor;     // of 2^-16: lines to samples
   int halo_h, halo_w;  // of one residue; halo_w is the distance of neighbouring positions along h
   int sample_rows;     // distance of neighbouring samples
@@ -132,7 +131,6 @@ CONVT3D_HOST_DEVICE inline BoxShape box_shape(const WindowAxis& h, const WindowA
   box.span_h = shared ? h.operand_step * box.halo_h : h.span(tile_h);
   box.span_w = shared ? w.operand_step * box.halo_w : w.span(tile_w);
   box.lines = samples * box.span_h;
-  box.places = box.lines * box.span_w;
   box.line_factor = ((1 << 16) + box.span_h - 1) / box.span_h;
   box.sample_rows = box.halo_h * box.halo_w;
   box.filled = samples * box.sample_rows;
