@@ -45,19 +45,24 @@ __device__ inline void load_weights(const WgmmaDataArguments& args, const WgmmaS
 
 // ---- Operand ---------------------------------------------------------------------------------
 // Zeros in the rows of every box that are never filled, once for good: those behind the filled
-// ones, and where a box has zeros around the operand, these.
+// ones, or, where a box has zeros around the operand, all.
 __device__ inline void clear_boxes(const WgmmaDataArguments& args, const WgmmaShared& shared,
                                    int thread, int threads) {
   const BoxShape& shape = args.sizes.box;
   const int row_bytes = shape.width * kWgmmaUnitBytes;
-  const int first = args.plan.fill_by == FillBy::kBoxLines ? shape.filled : 0;
-  const int units = (shape.reached - first) * shape.width;
-  if (units == 0) return;
-  const int areas = args.plan.box_slots * (args.sizes.box_bytes / (shape.area * row_bytes));
-  for (int i = thread; i < areas * units; i += threads)
-    store_shared(
-        shared.boxes + (i / units * shape.area + first) * row_bytes + i % units * kWgmmaUnitBytes,
-        {0, 0, 0, 0});
+  const int ends = (shape.reached - shape.filled) * shape.width;
+  if (args.plan.fill_by != FillBy::kBoxLines) {
+    const uint32_t end = shared.boxes + args.plan.box_slots * args.sizes.box_bytes;
+    for (uint32_t at = shared.boxes + thread * kWgmmaUnitBytes; at < end;
+         at += threads * kWgmmaUnitBytes)
+      store_shared(at, {0, 0, 0, 0});
+  } else if (ends > 0) {
+    const int areas = args.plan.box_slots * (args.sizes.box_bytes / (shape.area * row_bytes));
+    for (int i = thread; i < areas * ends; i += threads)
+      store_shared(shared.boxes + (i / ends * shape.area + shape.filled) * row_bytes +
+                       i % ends * kWgmmaUnitBytes,
+                   {0, 0, 0, 0});
+  }
   fence_for_wgmma();
 }
 

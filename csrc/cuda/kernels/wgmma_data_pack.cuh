@@ -42,7 +42,8 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
     const int most = std::min(kMostPieceTaps, kPieceUnits / piece_pitch(channels, units));
     return (taps + most - 1) / most;
   };
-  // Channels-last columns mix the channels of 32, of 16 in a last half, of 8 in a last quarter.
+  // Channels-last columns mix the channels of up to 32, of 16 in a last half, of 8 in a last
+  // quarter.
   int channels = plan.columns % 32 == 0 ? 32 : plan.columns % 16 == 0 ? 16 : 8;
   const auto blocks = [&] {
     return int64_t{args.groups} * args.sizes.channel_tiles * (plan.columns / channels) * unit_parts;
@@ -71,23 +72,26 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
 
 // The channel and the column that thread `index` of a piece writes, in the piece and in the column
 // tile. Channels-last: the columns that a thread's sums belong to (8 j + 2 (lane % 4) + e) become
-// neighbours, eight at a time, four in a last half, two in a last quarter.
+// neighbours, 1 << owned_bits at a time: 16 bytes of them, fewer where the
+// tile ends.
 struct PieceColumn {
   int channel, column;
 
-  __device__ PieceColumn(int index, int first_channel, int channel_bits, int columns,
+  __device__ PieceColumn(int index, int first_channel, int channel_bits, int columns, int most_bits,
                          bool channels_last)
       : channel(index), column(first_channel + index) {
     if (!channels_last) return;
-    const int owned_bits = columns - (first_channel & ~31) >= 32   ? 3
-                           : columns - (first_channel & ~15) >= 16 ? 2
-                                                                   : 1;
-    const int base = first_channel & -(4 << owned_bits);
-    const int lane_bits = channel_bits - owned_bits;  // of the lanes whose columns are here
-    const int e = index & 1, lane = index >> 1 & ((1 << lane_bits) - 1);
-    const int j = index >> 1 >> lane_bits;
-    channel = (lane << owned_bits) + 2 * j + e;
-    column = base + 8 * j + 2 * ((first_channel - base >> owned_bits) + lane) + e;
+    int owned_bits = most_bits;
+    while (columns - (first_channel & -(4 << owned_bits)) < 4 << owned_bits) --owned_bits;
+    // Within the channels that four threads own.
+    const int group_bits = min(channel_bits, owned_bits + 2);
+    const int in_group = index & ((1 << group_bits) - 1), before = index - in_group;
+    const int first = first_channel + before, base = first & -(4 << owned_bits);
+    const int lane_bits = group_bits - owned_bits;  // of the lanes whose columns are here
+    const int e = in_group & 1, lane = in_group >> 1 & ((1 << lane_bits) - 1);
+    const int j = in_group >> 1 >> lane_bits;
+    channel = before + (lane << owned_bits) + 2 * j + e;
+    column = base + 8 * j + 2 * ((first - base >> owned_bits) + lane) + e;
   }
 };
 
@@ -202,7 +206,7 @@ __global__ void __launch_bounds__(kPieceThreads + kTapThreads, 4)
   const int rows = kPieceThreads >> pieces.channel_bits;
   const int row = threadIdx.x >> pieces.channel_bits;
   const PieceColumn mine(threadIdx.x & (shape.channels - 1), tile_channel, pieces.channel_bits,
-                         plan.columns, channels_last);
+                         plan.columns, kOwnedBits<T>, channels_last);
   uint4* packed =
       reinterpret_cast<uint4*>(args.packed + group * args.sizes.parts * args.sizes.part_bytes) +
       chunk_unit * columns + mine.column;

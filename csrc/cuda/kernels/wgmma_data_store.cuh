@@ -22,15 +22,17 @@ struct ResultTile {
 };
 
 // ---- Channels-last -----------------------------------------------------------------------------
-// Calls `body` with the columns that a thread owns side by side: how many at a time (eight; in a
-// last half four, in a last quarter two), the first of four threads' and the first of its own.
-template <int kColumns, typename Body>
+// Calls `body` with the columns that a thread owns side by side: how many at a time (16 bytes of
+// them; in a last part of the tile half of that, then a quarter), the first of four threads' and
+// the first of its own.
+template <typename T, int kColumns, typename Body>
 __device__ __forceinline__ void for_owned_columns(const Body& body) {
   const int thread = static_cast<int>(threadIdx.x % 4);
+  constexpr int kMost = 1 << kOwnedBits<T>;
 #pragma unroll
-  for (int first = 0; first + 32 <= kColumns; first += 32)
-    body(std::integral_constant<int, 8>{}, first, first + 8 * thread);
-  if constexpr (kColumns % 32 >= 16)
+  for (int first = 0; first + 4 * kMost <= kColumns; first += 4 * kMost)
+    body(std::integral_constant<int, kMost>{}, first, first + kMost * thread);
+  if constexpr (kMost == 8 && kColumns % 32 >= 16)
     body(std::integral_constant<int, 4>{}, kColumns / 32 * 32, kColumns / 32 * 32 + 4 * thread);
   if constexpr (kColumns % 16 >= 8)
     body(std::integral_constant<int, 2>{}, kColumns / 16 * 16, kColumns / 16 * 16 + 2 * thread);
@@ -40,7 +42,7 @@ __device__ __forceinline__ void for_owned_columns(const Body& body) {
 template <bool kInVectors, typename T, int kColumns>
 __device__ __forceinline__ void store_row(T* position, const float* sums, int channels,
                                           const float* bias) {
-  for_owned_columns<kColumns>(
+  for_owned_columns<T, kColumns>(
       [&]<int kOwned>(std::integral_constant<int, kOwned>, int first, int own) {
         constexpr int kVector = 4 * kWordElements<T>;
         constexpr int kCount = kOwned < kVector ? kOwned : kVector;
@@ -90,7 +92,7 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
   // Zeros where there is no bias. float32 adds it when it stores: without an operation in between,
   // ptxas spills.
   if constexpr (kWordElements<T> > 1)
-    for_owned_columns<kColumns>(
+    for_owned_columns<T, kColumns>(
         [&]<int kOwned>(std::integral_constant<int, kOwned>, int first, int own) {
 #pragma unroll
           for (int j = 0; j < kOwned; j += 2) {

@@ -17,6 +17,9 @@ namespace convt3d {
 
 template <typename T>
 constexpr int kWgmmaUnitElements = kWgmmaUnitBytes / static_cast<int>(sizeof(T));
+// Neighbouring channels-last results that a thread has sums of, as a power of two: 16 bytes.
+template <typename T>
+constexpr int kOwnedBits = sizeof(T) == 2 ? 3 : 2;
 constexpr int kWgmmaThreads = 4 * kWarpgroupThreads;
 // Together 256 of a pair of threads. Contiguous operands are filled with more loads under way.
 constexpr int producer_registers(bool channels_last) { return channels_last ? 64 : 80; }
