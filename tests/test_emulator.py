@@ -121,6 +121,31 @@ def test_parts_in_pairs(configured: None, layout: str) -> None:
     assert " in pairs" in plans_run("wgmma_data", problem, *options)
 
 
+# Boxes that reach from end to end of the operand: zeros around it are written once, and must
+# outlast planes in front of the tensor and behind it, and a last tile with fewer samples. What no
+# tap reads of a plane has no row.
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("direction", ["forward", "grad_input"])
+@pytest.mark.parametrize(
+    ("geometry", "fill"),
+    [
+        ("size=3,4,4 kernel=4,4,4 stride=2,2,2 padding=1,1,1", "planes"),
+        ("size=3,3,5 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "planes"),
+        ("size=2,2,6 kernel=3,3,3 stride=1,1,1 padding=1,3,3 dilation=1,3,3", "planes"),
+        ("size=2,8,6 kernel=2,2,2 stride=1,1,1 padding=1,3,3", "planes"),
+        ("size=2,40,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "lines of the tensor"),
+        ("size=2,40,12 kernel=3,3,3 stride=2,2,2 padding=1,1,2", "lines of the tensor"),
+    ],
+)
+def test_boxes_from_end_to_end(
+    configured: None, geometry: str, fill: str, direction: str, dtype: str
+) -> None:
+    problem = f"batch=5 in=24 out=40 groups=1 {geometry} output_padding=0,0,0"
+    problem += "" if "dilation" in geometry else " dilation=1,1,1"
+    options = ["--pass", direction, "--layout", "contiguous", "--type", dtype, "--plans", "12"]
+    assert re.search(f"fill_run [1248] by {fill}", plans_run("wgmma_data", problem, *options))
+
+
 # Few weights of many positions, parts of which are work items of their own; two taps, or four, in a
 # tile, whose positions differ, and a tile that ends with the taps.
 def test_split_steps(configured: None) -> None:

@@ -262,6 +262,22 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+def test_tensor_that_outlives_its_transform(device: str) -> None:
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x.sum()
+
+    input = torch.randn(1, 2, 3, 3, 3, device=device)
+    weight = torch.randn(2, 2, 2, 2, 2, device=device, requires_grad=True)
+    grad(keep)(input)
+    output = torch.ops.convt3d.forward(kept[0], weight)
+    output.sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(output, torch.ops.convt3d.forward(input, weight), rtol=0, atol=0)
+
+
 # `linearize` PyTorch does not trace, whatever the operator.
 @pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "linearize"])
 def test_compiled_transforms(device: str, name: str, _fresh_compiler: None) -> None:

@@ -74,17 +74,52 @@ double part_clocks(const WgmmaDataPlan& plan) {
   return plan.blocks * plan.stage_units / 2. * product_clocks(product_columns(plan));
 }
 
-ItemClocks item_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
-                       bool result_channels_last) {
+namespace {
+
+// Column tiles of a work item: how many, and the taps and boxes of a chunk that they read.
+struct TilesOfItem {
+  double tiles, taps, boxes;
+};
+
+TilesOfItem average_tiles(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
   const WindowAxis& d = plan.axes[0];
-  const double parts = plan.column_parts, element = element_bytes(plan);
-  const double tiles = std::ceil(sizes.column_tiles / parts);
-  const double share = tiles / sizes.column_tiles, stages = sizes.stages * share;
+  const double tiles = std::ceil(1. * sizes.column_tiles / plan.column_parts);
+  return {tiles, 1. * sizes.channel_tiles * sizes.taps * tiles / sizes.column_tiles,
+          tiles * d.taps() / d.planes};
+}
+
+// Of the part with most taps. Column tiles come in the order of write_columns().
+TilesOfItem most_tiles(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
+  const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
+  const bool all_w = plan.merged_taps > 0 || plan.w_planes > 1;
+  const int planes_w = plan.w_planes > 1 ? 1 : w.planes;
+  const int each = (sizes.column_tiles + plan.column_parts - 1) / plan.column_parts;
+  TilesOfItem most{};
+  for (int first = 0; first < sizes.column_tiles; first += each) {
+    TilesOfItem part{};
+    for (int i = first; i < std::min(first + each, sizes.column_tiles); ++i) {
+      const int taps_d = d.taps_of(i / (planes_w * h.planes) % d.planes);
+      const int taps_w = plan.merged_taps > 0 ? 1 : all_w ? w.taps() : w.taps_of(i % planes_w);
+      part.tiles += 1;
+      part.boxes += taps_d;
+      part.taps += 1. * taps_d * h.taps_of(i / planes_w % h.planes) * taps_w;
+    }
+    if (part.taps > most.taps) most = part;
+  }
+  return most;
+}
+
+// A position along d.
+double step_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
+                   bool result_channels_last, double box_clocks, const TilesOfItem& of) {
+  const WindowAxis& d = plan.axes[0];
+  const double element = element_bytes(plan), tiles = of.tiles;
+  const double share = of.taps / (1. * sizes.channel_tiles * sizes.taps);
+  const double stages = sizes.stages * share;
   const double parts_of_taps = sizes.parts * share;
   const double multiplied = parts_of_taps * 2 * part_clocks(plan);
-  const double boxes = sizes.chunks > 1
-                           ? static_cast<double>(d.taps()) / d.planes * sizes.chunks * tiles
-                           : std::min(d.window, d.operand_step);
+  const double boxes =
+      sizes.chunks > 1 ? of.boxes * sizes.chunks : std::min(d.window, d.operand_step);
   const double rounds = !sizes.one_by_one  ? 0
                         : sizes.chunks > 1 ? boxes
                                            : static_cast<double>(d.window) * tiles;
@@ -96,7 +131,6 @@ ItemClocks item_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
   const double merged = tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
   const bool vectors = result_channels_last || has_vector_runs(plan);
   const double store = stored / (vectors ? kStoreBytes : kStoreWordBytes) + merged / kMergedSums;
-  const double box_clocks = fill_clocks(plan, sizes, result_channels_last);
   const double weight_clocks = sizes.part_bytes / kWeightBytes;
   const double weights = sizes.resident ? 0 : parts_of_taps * weight_clocks;
   double out = tiles * plan.columns * plan.w_planes * element * plan.samples * plan.tile_h *
@@ -118,12 +152,25 @@ ItemClocks item_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
   for (double clocks : {products, products / 2 + store, out, boxes * box_clocks, boxes_awaited,
                         weights, weights_awaited})
     powers += std::pow(clocks, kOverlap);
-  return {kItemClocks + d.window * box_clocks, std::pow(powers, 1 / kOverlap)};
+  return std::pow(powers, 1 / kOverlap);
+}
+
+}  // namespace
+
+ItemClocks item_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
+                       bool result_channels_last) {
+  const double box_clocks = fill_clocks(plan, sizes, result_channels_last);
+  const auto step_of = [&](const TilesOfItem& tiles) {
+    return step_clocks(plan, sizes, result_channels_last, box_clocks, tiles);
+  };
+  const double average = step_of(average_tiles(plan, sizes));
+  return {kItemClocks + plan.axes[0].window * box_clocks, average,
+          plan.column_parts > 1 ? step_of(most_tiles(plan, sizes)) : average};
 }
 
 double clocks_of(const ItemClocks& item, int segment, int64_t items, int multiprocessors) {
   const double waves = std::ceil(static_cast<double>(items) / multiprocessors);
-  return waves * (segment * item.step + item.begin);
+  return waves * (segment * item.step + item.begin) + segment * (item.most - item.step);
 }
 
 }  // namespace convt3d

@@ -25,7 +25,8 @@ double part_clocks(const WgmmaDataPlan& plan);
 // Of a work item, whatever its segment and the number of items.
 struct ItemClocks {
   double begin;  // before the first position along d
-  double step;   // of each
+  double step;   // of each, on average
+  double most;   // the same of the column tiles with most taps, which the others wait for
 };
 ItemClocks item_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
                        bool result_channels_last);

@@ -11,7 +11,7 @@ std::string text_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
                 "columns %d, w_planes %d, merged_taps %d, blocks %d, %s %dx%d, samples %d, segment "
                 "%d, parts %d, "
                 "chunk_units %d, stage_units %d, stage_parts %d%s, box_slots %d, weight_slots %d, "
-                "fill_run %d, %s, %d items",
+                "fill_run %d by %s, %s, %d items",
                 plan.columns, plan.w_planes, plan.merged_taps, plan.blocks,
                 plan.flattened      ? "flattened"
                 : plan.side_by_side ? "side by side"
@@ -19,6 +19,9 @@ std::string text_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
                 plan.tile_h, plan.tile_w, plan.samples, plan.segment, plan.column_parts,
                 plan.chunk_units, plan.stage_units, plan.stage_parts,
                 sizes.pairs ? " in pairs" : "", plan.box_slots, plan.weight_slots, plan.fill_run,
+                plan.fill_by == FillBy::kPlanes        ? "planes"
+                : plan.fill_by == FillBy::kTensorLines ? "lines of the tensor"
+                                                       : "lines of a box",
                 sizes.resident ? "resident" : "streamed", static_cast<int>(sizes.items));
   return text;
 }
