@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from cases import BY_NAME, OPERATORS, Tensors, arguments, call, make_case, make_tensors
@@ -93,3 +95,22 @@ def test_engines_do_differ() -> None:
         for engine in ("gemm", "direct")
     ]
     assert not torch.equal(*results)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("engine", ["tapwise", "wgmma"])
+def test_first_call_of_a_thread(operator: str, engine: str) -> None:
+    """Describing a tensor to the copy engine needs a context that is current in the thread."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("WGMMA is Hopper's alone")
+    case = make_case("first_call", (2, 64, 5, 6, 7), 64, 3, s=2, p=1, op=1)
+    tensors = make_tensors(case, torch.bfloat16, "cuda", "channels_last_3d")
+    function = getattr(torch.ops.convt3d, f"_{operator}")
+
+    def run() -> Tensor:
+        return function(*arguments(operator, tensors, case), engine=engine)
+
+    expected = run()
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(run).result(), expected)

@@ -73,6 +73,8 @@ cudaStream_t current_stream(int device) {
   return static_cast<cudaStream_t>(stream);
 }
 
+// Asked anew in every call: has_warp_roles() also makes the device's context current in a new
+// thread (autograd's, say), which describing tensors to the copy engine needs.
 Device limits_of(int device) {
   return {attribute(cudaDevAttrMultiProcessorCount, device),
           attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
