@@ -64,7 +64,7 @@ def _needs_derivative(*tensors: Tensor | None) -> bool:
 
 def _apply(function: Any, operator: Any, keyset: Any, *arguments: Any) -> Tensor:
     """``function.apply`` at the one level of ``torch.func`` whose turn it is, if there are any."""
-    # `Function.apply` would run all levels from here on, which is the dispatcher's task.
+    # `Function.apply` would look for levels, and run all of them, which is the dispatcher's task.
     apply = super(torch.autograd.Function, function).apply
     if not torch._C._are_functorch_transforms_active():
         return apply(partial(_below_autograd, operator, keyset), *arguments)

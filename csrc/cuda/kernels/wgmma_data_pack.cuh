@@ -72,8 +72,7 @@ inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
 
 // The channel and the column that thread `index` of a piece writes, in the piece and in the column
 // tile. Channels-last: the columns that a thread's sums belong to (8 j + 2 (lane % 4) + e) become
-// neighbours, 1 << owned_bits at a time: 16 bytes of them, fewer where the
-// tile ends.
+// neighbours, 16 bytes of them at a time, and fewer where the tile ends.
 struct PieceColumn {
   int channel, column;
 
