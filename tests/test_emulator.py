@@ -84,8 +84,8 @@ def plans_run(engine: str, problem: str, *options: str) -> str:
 
 # Few result channels: taps along w side by side.
 MERGED = [
-    ((32, 16), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
-    ((16, 32), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "grad_input"),
+    ((32, 16), "size=2,16,100 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
+    ((16, 32), "size=2,16,100 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "grad_input"),
     ((48, 24), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=0,0,0", "forward"),
     ((16, 13), "size=2,16,16 kernel=1,2,7 stride=1,1,1 padding=0,0,3", "forward"),
     ((64, 3), "size=2,16,16 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
