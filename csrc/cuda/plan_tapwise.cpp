@@ -37,6 +37,7 @@ double memory_clocks(const Problem& problem, Pass pass, int unit_elements, bool 
   const double again = stays ? 0 : pass == Pass::kForward ? input : output;
   return (input + output + again) * 16 / unit_elements / kMemoryBytes / device.multiprocessors;
 }
+
 // Bytes of the operand that so many blocks read for one tap of depth.
 double working_set(const Problem& problem, Pass pass, const TapwisePlan& plan, int blocks) {
   double bytes =

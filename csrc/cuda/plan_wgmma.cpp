@@ -94,8 +94,8 @@ struct Search {
   void divide_memory_of_stages(WgmmaDataPlan plan) {
     const WindowAxis& d = plan.axes[0];
     const WgmmaDataSizes sizes = sizes_of(plan);
-    // Tables pack coordinates into bytes, rows and the boxes of a column tile into 16 bits.
-    if (sizes.box.lines > kMostBoxLines || sizes.box.span_w > 256 || sizes.box.rows > 65535 ||
+    // What the copy engine brings at once is at most 256 long; rounds are counted in 16 bits.
+    if (sizes.box.lines > kMostBoxLines || sizes.box.span_w > 256 ||
         int64_t{sizes.chunks} * d.taps() > std::numeric_limits<int16_t>::max() ||
         sizes.column_tiles > 256 || sizes.channel_tiles > 256 ||
         sizes.shared_bytes > device.shared_per_block)

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -137,10 +138,12 @@ void check_windows(const Axis& a, Pass pass, int tile, int width) {
   compare(a, pass, found, "wgmma_geometry.h");
 }
 
-// wgmma_geometry.h: whole images of several samples in one box, both axes this. By elements, or by
-// copies of all steps of a residue pair; every tap of every position must find its operand, or
-// zeros where that lies outside.
-void check_samples(const Axis& a, const Axis& b, Pass pass, int samples, bool by_elements) {
+// wgmma_geometry.h: whole images of one or several samples in one box. By lines that warps fill it
+// by, or by copies of all steps of a residue pair; every tap of every position must find its
+// operand, or zeros where that lies outside.
+void check_samples(const Axis& a, const Axis& b, Pass pass, int samples,
+                   std::optional<convt3d::FillBy> by) {
+  using convt3d::FillBy;
   const convt3d::WindowAxis h = *convt3d::window_axis(pass, a);
   const convt3d::WindowAxis w = *convt3d::window_axis(pass, b);
   const convt3d::BoxShape box = convt3d::box_shape(h, w, h.positions, w.positions, 2, samples);
@@ -152,18 +155,35 @@ void check_samples(const Axis& a, const Axis& b, Pass pass, int samples, bool by
   std::vector<int> rows(box.rows, kUnwritten);
   for (int begin = 0; begin < box.rows; begin += box.area)
     std::fill(&rows[begin] + box.filled, &rows[begin] + box.reached, kZero);
-  const int end_h = by_elements ? box.span_h : h.operand_step * box.halo_h;
-  const int end_w = by_elements ? box.span_w : w.operand_step * box.halo_w;
-  for (int line = 0; line < samples * end_h; ++line) {
-    const int sample = by_elements ? box.sample_of_line(line) : line / end_h;
-    const int y = line - sample * end_h;
-    if (y < 0 || y >= end_h) return fail(a, pass, "a line of another sample");
-    for (int x = 0; x < end_w; ++x) {
-      const int row = sample * box.sample_rows + box.row_h(h, y) + box.row_w(w, x);
-      if (row >= box.rows || row % box.area >= box.filled || rows[row] != kUnwritten)
-        return fail(a, pass, "rows of samples collide");
-      rows[row] = value_at(sample, h.origin + y, w.origin + x);
+  const auto write = [&](const convt3d::TilePosition& at, int value) {
+    const int row = at.sample * box.sample_rows + box.row_h(h, at.h) + box.row_w(w, at.w);
+    if (row >= box.rows || row % box.area >= box.filled || rows[row] != kUnwritten)
+      return fail(a, pass, "rows of samples collide");
+    rows[row] = value;
+  };
+  if (by) {
+    const convt3d::LinesToFill lines = convt3d::lines_to_fill(*by, samples, h, w, box);
+    const convt3d::Divisor operand_w(w.operand_extent);
+    for (int line = 0; line < lines.count; ++line) {
+      // As the kernel reads a line, from the first of its sample on.
+      const int sample = lines.sample_of(line);
+      const int y = h.origin + lines.y + line - sample * lines.of_sample;
+      if (sample < 0 || sample >= samples) return fail(a, pass, "a line of no sample");
+      for (int column = 0; column < lines.span; ++column) {
+        const convt3d::TilePosition at = lines.position_at(line, column, *by, operand_w);
+        if (!convt3d::inside_extent(at.h, box.span_h) || !convt3d::inside_extent(at.w, box.span_w))
+          continue;
+        const int x = w.origin + lines.x + column;
+        const bool inside = y >= 0 && y < h.operand_extent && x >= 0 && x < lines.extent;
+        write(at, inside ? value_at(sample, 0, 0) + y * w.operand_extent + x : kZero);
+      }
     }
+    if (*by != FillBy::kBoxLines) std::replace(rows.begin(), rows.end(), kUnwritten, kZero);
+  } else {
+    for (int sample = 0; sample < samples; ++sample)
+      for (int y = 0; y < h.operand_step * box.halo_h; ++y)
+        for (int x = 0; x < w.operand_step * box.halo_w; ++x)
+          write({sample, y, x}, value_at(sample, h.origin + y, w.origin + x));
   }
   const int taps_w = w.taps();
   for (int sample = 0; sample < samples; ++sample)
@@ -338,10 +358,14 @@ int main() {
                   for (int planes : {1, 2, 4}) check_tiles(axis, pass, tile, planes);
                 for (int tile : {1, 3, 8})
                   for (int width : {2, 4, 8}) check_windows(axis, pass, tile, width);
-                for (int samples : {2, 3, 5})
-                  for (const Axis& other : {axis, wide})
-                    for (bool by_elements : {false, true})
-                      check_samples(axis, other, pass, samples, by_elements);
+                for (int samples : {1, 2, 3, 5})
+                  for (const Axis& other : {axis, wide}) {
+                    check_samples(axis, other, pass, samples, std::nullopt);
+                    for (convt3d::FillBy by :
+                         {convt3d::FillBy::kBoxLines, convt3d::FillBy::kTensorLines,
+                          convt3d::FillBy::kPlanes})
+                      check_samples(axis, other, pass, samples, by);
+                  }
                 for (const Axis& other : {axis, wide})
                   for (int merged = 1; merged <= 4; ++merged)
                     check_tap_tiles(axis, other, pass, merged);

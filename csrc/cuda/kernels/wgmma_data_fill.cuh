@@ -111,7 +111,7 @@ __device__ __forceinline__ void fill_box_lines(const WgmmaDataArguments& args,
                   from.channels},
       SwizzledRows{box, shape.width, shape.bytes()},
       [&](int line) {
-        const int sample = line * lines.factor >> 16;
+        const int sample = lines.sample_of(line);
         const int y = from.y + line - sample * lines.of_sample;
         const bool inside =
             sample < from.samples && inside_extent(y, args.plan.axes[1].operand_extent);

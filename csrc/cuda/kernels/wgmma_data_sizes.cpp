@@ -12,20 +12,6 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-LinesToFill lines_to_fill(const WgmmaDataPlan& plan, const BoxShape& box) {
-  const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-  if (plan.fill_by == FillBy::kPlanes) {
-    const int plane = h.operand_extent * w.operand_extent;
-    return {plan.samples, 1, 1 << 16, plane, plane, -h.origin, -w.origin};
-  }
-  LinesToFill lines{box.lines, box.span_h, box.line_factor, box.span_w, w.operand_extent, 0, 0};
-  if (plan.fill_by == FillBy::kTensorLines) {
-    lines.x = std::max(-w.origin, 0);
-    lines.span = std::min(w.operand_extent - w.origin, box.span_w) - lines.x;
-  }
-  return lines;
-}
-
 }  // namespace
 
 WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_channels_last,
@@ -48,7 +34,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.tiles_w = ceil_div(w.positions, plan.tile_w);
   sizes.segments = ceil_div(d.positions, plan.segment);
   sizes.box = box_shape(h, w, plan.tile_h, plan.tile_w, box_width(plan), plan.samples);
-  sizes.lines = lines_to_fill(plan, sizes.box);
+  sizes.lines = lines_to_fill(plan.fill_by, plan.samples, h, w, sizes.box);
   constexpr int64_t kMost = std::numeric_limits<int>::max();
   sizes.box_bytes = static_cast<int>(
       std::min(int64_t{sizes.box.bytes()} * (plan.chunk_units / sizes.box.width), kMost));

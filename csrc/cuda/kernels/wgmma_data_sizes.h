@@ -20,11 +20,6 @@ constexpr int staging_pitch_words(int words) { return words + 4; }
 // Of the structures in shared memory that tables are made of.
 constexpr int64_t kColumnPlaceBytes = 16, kWorkItemBytes = 36;
 
-// What the lines are that warps fill a box by. A box that reaches from end to end of the operand
-// along w, or (h, w), needs no zeros but those it begins with, and is filled by the tensor's lines,
-// or whole planes, which lie one behind the other in memory.
-enum class FillBy { kBoxLines, kTensorLines, kPlanes };
-
 // What the plan decides. A block of threads owns a tile of positions in (h, w), of small images
 // those of several samples, and walks along d; each of its two consumer warpgroups owns kBlocks x
 // 64 of them.
@@ -91,15 +86,6 @@ constexpr bool are_short_parts(int steps, int columns, int planes, int blocks) {
   return steps <= 2 && blocks * steps * product_clocks(columns) <= kShortPartClocks &&
          columns * planes * blocks < 256;
 }
-
-// The lines that warps fill a box by.
-struct LinesToFill {
-  int count, of_sample;
-  int factor;  // of 2^-16: lines to samples
-  int span;    // columns of a line
-  int extent;  // of the tensor's lines
-  int y, x;    // where the first line begins, from the box's first operand coordinates
-};
 
 // Facts that follow from a problem and a plan.
 struct WgmmaDataSizes {

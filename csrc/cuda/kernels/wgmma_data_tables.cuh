@@ -265,18 +265,13 @@ __device__ inline void write_places(const WgmmaDataArguments& args, const WgmmaS
   const LinesToFill& lines = args.sizes.lines;
   const WindowAxis &h = args.plan.axes[1], &w = args.plan.axes[2];
   for (int i = thread; i < lines.count * lines.span; i += threads) {
-    int line = i, x = args.indices.line_span.take(line);
-    const int sample = line * lines.factor >> 16;
-    int y = line - sample * lines.of_sample;
-    if (args.plan.fill_by == FillBy::kPlanes) {
-      y = x;
-      x = args.indices.operand_w.take(y);
-    }
-    y += lines.y;
-    x += lines.x;
-    const bool exists = inside_extent(y, box.span_h) && inside_extent(x, box.span_w);
+    int line = i;
+    const int column = args.indices.line_span.take(line);
+    const TilePosition at =
+        lines.position_at(line, column, args.plan.fill_by, args.indices.operand_w);
+    const bool exists = inside_extent(at.h, box.span_h) && inside_extent(at.w, box.span_w);
     shared.places[i] =
-        exists ? sample * box.sample_rows + box.row_h(h, y) + box.row_w(w, x) : kNoRow;
+        exists ? at.sample * box.sample_rows + box.row_h(h, at.h) + box.row_w(w, at.w) : kNoRow;
   }
 }
 

@@ -96,8 +96,6 @@ struct BoxShape {
   CONVT3D_HOST_DEVICE int row_w(const WindowAxis& w, int x) const {
     return x % w.operand_step * area + x / w.operand_step;
   }
-  // The sample that line sample * span_h + y belongs to, for at most kMostBoxLines lines.
-  CONVT3D_HOST_DEVICE int sample_of_line(int line) const { return line * line_factor >> 16; }
   // Where a position stands among all of a box that covers whole images, and the position (or place
   // in the halo) that stands there: a tap's operand is at a constant distance from it.
   CONVT3D_HOST_DEVICE int row_of(const TilePosition& position) const {
@@ -117,7 +115,6 @@ struct BoxShape {
 };
 
 constexpr int kBoxAlignment = 1024;  // period of the widest swizzle
-constexpr int kMostBoxLines = 256;   // tables pack lines into bytes
 
 CONVT3D_HOST_DEVICE inline BoxShape box_shape(const WindowAxis& h, const WindowAxis& w, int tile_h,
                                               int tile_w, int width, int samples) {
@@ -140,6 +137,50 @@ CONVT3D_HOST_DEVICE inline BoxShape box_shape(const WindowAxis& h, const WindowA
   box.h_residue_rows = w.operand_step * box.area;
   box.rows = h.operand_step * box.h_residue_rows;
   return box;
+}
+
+// The copy engine brings no more at once, and LinesToFill tells the samples of no more.
+constexpr int kMostBoxLines = 256;
+
+// What the lines are that warps fill a box by. A box that reaches from end to end of the operand
+// along w, or (h, w), needs no zeros but those it begins with, and is filled by the tensor's lines,
+// or whole planes, which lie one behind the other in memory.
+enum class FillBy { kBoxLines, kTensorLines, kPlanes };
+
+struct LinesToFill {
+  int count, of_sample;
+  int factor;  // of 2^-16: lines to samples
+  int span;    // columns of a line
+  int extent;  // of the tensor's lines
+  int y, x;    // where the first line begins, from the box's first operand coordinates
+
+  CONVT3D_HOST_DEVICE int sample_of(int line) const { return line * factor >> 16; }
+  // From the box's first operand coordinates. The divisor is the operand's extent along w.
+  CONVT3D_HOST_DEVICE TilePosition position_at(int line, int column, FillBy by,
+                                               const Divisor& operand_w) const {
+    const int sample = sample_of(line);
+    int line_y = line - sample * of_sample;
+    if (by == FillBy::kPlanes) {
+      line_y = column;
+      column = operand_w.take(line_y);
+    }
+    return {sample, line_y + y, column + x};
+  }
+};
+
+inline LinesToFill lines_to_fill(FillBy by, int samples, const WindowAxis& h, const WindowAxis& w,
+                                 const BoxShape& box) {
+  if (by == FillBy::kPlanes) {
+    const int plane = h.operand_extent * w.operand_extent;
+    return {samples, 1, 1 << 16, plane, plane, -h.origin, -w.origin};
+  }
+  LinesToFill lines{box.lines, box.span_h, box.line_factor, box.span_w, w.operand_extent, 0, 0};
+  if (by == FillBy::kTensorLines) {
+    lines.x = w.origin < 0 ? -w.origin : 0;
+    const int to_end = w.operand_extent - w.origin;
+    lines.span = (to_end < box.span_w ? to_end : box.span_w) - lines.x;
+  }
+  return lines;
 }
 
 // An entry of the kernel's table of rows: the position of a row, in ascending order of samples.
