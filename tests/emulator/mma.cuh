@@ -51,6 +51,11 @@ inline void store_half_vector(void* target, const uint32_t (&words)[4]) {
   emulator::store_global(target, words, 8);
 }
 
+template <int kWords>
+inline void store_words_if(bool stores, void* target, const uint32_t (&words)[kWords]) {
+  if (stores) emulator::store_global(target, words, 4 * kWords);
+}
+
 inline void load_matrix_x4(uint32_t (&fragment)[4], uint32_t address,
                            const emulator::Where& where = emulator::Where::current()) {
   emulator::load_matrices(fragment, 4, false, address, where);

@@ -77,6 +77,30 @@ __device__ __forceinline__ void store_half_vector(void* target, const uint32_t (
   asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(target), "r"(words[0]), "r"(words[1])
                : "memory");
 }
+// 4, 8 or 16 bytes, or nothing. A predicate in place of a branch leaves one piece of code, in which
+// each store has registers of its own: else it waits until the store before has read them.
+template <int kWords>
+__device__ __forceinline__ void store_words_if(bool stores, void* target,
+                                               const uint32_t (&words)[kWords]) {
+  static_assert(kWords == 1 || kWords == 2 || kWords == 4);
+  const int predicate = stores;
+  if constexpr (kWords == 4)
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v4.b32 [%1], {%2, %3, %4, %5};}" ::"r"(
+            predicate),
+        "l"(target), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+        : "memory");
+  else if constexpr (kWords == 2)
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.v2.b32 [%1], {%2, %3};}" ::"r"(
+                     predicate),
+                 "l"(target), "r"(words[0]), "r"(words[1])
+                 : "memory");
+  else
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %0, 0; @p st.global.b32 [%1], %2;}" ::"r"(predicate),
+        "l"(target), "r"(words[0])
+        : "memory");
+}
 
 // Four 8 x 16-byte matrices; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void load_matrix_x4(uint32_t (&fragment)[4], uint32_t address) {

@@ -24,18 +24,18 @@ struct ResultTile {
 // ---- Channels-last -----------------------------------------------------------------------------
 // Calls `body` with the columns that a thread owns side by side: how many at a time (16 bytes of
 // them; in a last part of the tile half of that, then a quarter), the first of four threads' and
-// the first of its own.
+// how far from that its own begin.
 template <typename T, int kColumns, typename Body>
 __device__ __forceinline__ void for_owned_columns(const Body& body) {
   const int thread = static_cast<int>(threadIdx.x % 4);
   constexpr int kMost = 1 << kOwnedBits<T>;
 #pragma unroll
   for (int first = 0; first + 4 * kMost <= kColumns; first += 4 * kMost)
-    body(std::integral_constant<int, kMost>{}, first, first + kMost * thread);
+    body(std::integral_constant<int, kMost>{}, first, kMost * thread);
   if constexpr (kMost == 8 && kColumns % 32 >= 16)
-    body(std::integral_constant<int, 4>{}, kColumns / 32 * 32, kColumns / 32 * 32 + 4 * thread);
+    body(std::integral_constant<int, 4>{}, kColumns / 32 * 32, 4 * thread);
   if constexpr (kColumns % 16 >= 8)
-    body(std::integral_constant<int, 2>{}, kColumns / 16 * 16, kColumns / 16 * 16 + 2 * thread);
+    body(std::integral_constant<int, 2>{}, kColumns / 16 * 16, 2 * thread);
 }
 
 // The results of a row, at `position`: two sums of every four from `sums` on.
@@ -46,35 +46,31 @@ __device__ __forceinline__ void store_row(T* position, const float* sums, int ch
       [&]<int kOwned>(std::integral_constant<int, kOwned>, int first, int own) {
         constexpr int kVector = 4 * kWordElements<T>;
         constexpr int kCount = kOwned < kVector ? kOwned : kVector;
+        constexpr int kWords = kCount / kWordElements<T>;
 #pragma unroll
         for (int part = 0; part < kOwned; part += kVector) {
-          const int channel = own + part;
-          if (channel >= channels) continue;
-          uint32_t words[4];
+          uint32_t words[kWords];
 #pragma unroll
           for (int j = 0; j < kCount; j += 2) {
             const float* const pair = sums + first / 2 + (part + j) * 2;
             if constexpr (kWordElements<T> == 1) {
-              words[j] = __float_as_uint(pair[0] + bias[channel + j]);
-              words[j + 1] = __float_as_uint(pair[1] + bias[channel + j + 1]);
+              words[j] = __float_as_uint(pair[0] + (bias + own)[first + part + j]);
+              words[j + 1] = __float_as_uint(pair[1] + (bias + own)[first + part + j + 1]);
             } else {
               words[j / 2] = pack_pair<T>(pair[0], pair[1]);
             }
           }
-          T* const target = position + channel;
-          if constexpr (!kInVectors) {
+          T* const target = position + own + (first + part);
+          const int left = channels - own - (first + part);
+          if constexpr (kInVectors) {
+            store_words_if(left > 0, target, words);
+          } else {
             using Bits = BitsOf<T>;
 #pragma unroll
             for (int i = 0; i < kCount; ++i)
-              if (channel + i < channels)
+              if (i < left)
                 reinterpret_cast<Bits*>(target)[i] = static_cast<Bits>(
                     words[i / kWordElements<T>] >> (8 * sizeof(T) * (i % kWordElements<T>)));
-          } else if constexpr (kCount == kVector) {
-            store_vector(target, words);
-          } else if constexpr (kCount * 2 == kVector) {
-            store_half_vector(target, words);
-          } else {
-            *reinterpret_cast<uint32_t*>(target) = words[0];
           }
         }
       });
@@ -96,7 +92,8 @@ __device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& ar
         [&]<int kOwned>(std::integral_constant<int, kOwned>, int first, int own) {
 #pragma unroll
           for (int j = 0; j < kOwned; j += 2) {
-            const float bias[2] = {to.bias[own + j], to.bias[own + j + 1]};
+            const float* const own_bias = to.bias + own + (first + j);
+            const float bias[2] = {own_bias[0], own_bias[1]};
 #pragma unroll
             for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
@@ -198,8 +195,10 @@ __device__ __forceinline__ WordPlace locate_word(const WgmmaDataArguments& args,
 template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
 __device__ __forceinline__ void stage_channels(uint32_t* staging,
                                                const float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                               const float (&bias)[2], int first, int lane) {
+                                               const float* tile_bias, int first, int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
+  const float* const own_bias = tile_bias + first + 2 * (lane % 4);
+  const float bias[2] = {own_bias[0], own_bias[1]};
   const auto sum = [&](int block, int p, int half, int e) {
     return sums[block][p][first / 2 + half * 2 + e] + bias[e];
   };
@@ -244,20 +243,65 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
   }
 }
 
-// kVectors: 16 bytes at a time, which lie inside the result or outside as a whole; else in words,
-// or elements where a word has no place.
-template <bool kVectors, typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
-__device__ __forceinline__ void store_runs(const WgmmaDataArguments& args, const ResultTile<T>& to,
-                                           const float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                           const unsigned* rows, uint32_t* staging, int lane) {
+// 16 bytes at a time, which lie inside the result or outside as a whole.
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
+__device__ __forceinline__ void store_vectors(const WgmmaDataArguments& args,
+                                              const ResultTile<T>& to,
+                                              const float (&sums)[kBlocks][kSlots][kColumns / 2],
+                                              const unsigned* rows, uint32_t* staging, int lane) {
+  using Words = StagedWords<T, kPlanes, kBlocks>;
+  constexpr int kBuffer = kStagedChannels * Words::kPitch, kGroups = kColumns / kStagedChannels;
+  constexpr int kAtOnce = Words::kVectorChannels, kSteps = kStagedChannels / kAtOnce;
+  // Neighbouring lanes take neighbours of a channel.
+  const int first_word = lane % Words::kVectors * 4, first_channel = lane / Words::kVectors;
+  const WordPlace place = locate_word<T, kPlanes>(args, to, rows, first_word);
+  if (!__any_sync(0xffffffffu, place.together)) return;
+  const int64_t stride_c = args.result.stride[1];
+  T* target = to.base + place.offset[0] + first_channel * stride_c;
+  const uint32_t* const staged = staging + first_channel * Words::kPitch + first_word;
+  // Of two buffers, one is read while the other is written: while the vectors of eight channels
+  // come, the next but one go there.
+  const auto stage = [&](int group) {
+    stage_channels<T, kColumns, kPlanes>(staging + group % 2 * kBuffer, sums, to.bias,
+                                         group * kStagedChannels, lane);
+  };
+  stage(0);
+  if constexpr (kGroups > 1) stage(1);
+  __syncwarp();
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    const int channels = to.channels - group * kStagedChannels;
+    if (channels <= 0) break;
+    uint32_t words[kSteps][4];
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      const uint4 vector = *reinterpret_cast<const uint4*>(staged + group % 2 * kBuffer +
+                                                           i * kAtOnce * Words::kPitch);
+      words[i][0] = vector.x, words[i][1] = vector.y;
+      words[i][2] = vector.z, words[i][3] = vector.w;
+    }
+    __syncwarp();
+    if (group + 2 < kGroups) stage(group + 2);
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      const int channel = first_channel + i * kAtOnce;
+      store_words_if(place.together && channel < min(kStagedChannels, channels), target, words[i]);
+      target += kAtOnce * stride_c;
+    }
+  }
+}
+
+// In words, or in elements where a word has no place.
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
+__device__ __forceinline__ void store_words(const WgmmaDataArguments& args, const ResultTile<T>& to,
+                                            const float (&sums)[kBlocks][kSlots][kColumns / 2],
+                                            const unsigned* rows, uint32_t* staging, int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
   constexpr int kBuffer = kStagedChannels * Words::kPitch;
   // Neighbouring lanes take neighbours of a channel.
-  constexpr int kPerChannel = kVectors ? Words::kVectors : Words::kPerChannel;
-  constexpr int kAtOnce = kVectors ? Words::kVectorChannels : Words::kChannelsAtOnce;
-  constexpr int kPerLane = kVectors ? 1 : Words::kPerLane;
-  const int first_word = lane % kPerChannel * (kVectors ? 4 : 1);
-  const int first_channel = lane / kPerChannel;
+  constexpr int kPerChannel = Words::kPerChannel, kPerLane = Words::kPerLane;
+  constexpr int kAtOnce = Words::kChannelsAtOnce;
+  const int first_word = lane % kPerChannel, first_channel = lane / kPerChannel;
   WordPlace places[kPerLane];
   bool any = false, apart = false;
 #pragma unroll
@@ -276,46 +320,34 @@ __device__ __forceinline__ void store_runs(const WgmmaDataArguments& args, const
     if (first >= to.channels) break;
     // Two buffers: one is read while the next is written.
     uint32_t* const buffer = staging + first / kStagedChannels % 2 * kBuffer;
-    const float bias[2] = {to.bias[first + 2 * (lane % 4)], to.bias[first + 2 * (lane % 4) + 1]};
-    stage_channels<T, kColumns, kPlanes>(buffer, sums, bias, first, lane);
+    stage_channels<T, kColumns, kPlanes>(buffer, sums, to.bias, first, lane);
     __syncwarp();
     const uint32_t* const staged = buffer + first_channel * Words::kPitch + first_word;
     const int channels = min(kStagedChannels, to.channels - first) - first_channel;
-    if constexpr (kVectors) {
+    constexpr int kSteps = kStagedChannels / kAtOnce;
+    uint32_t words[kSteps][kPerLane];
 #pragma unroll
-      for (int c = 0; c < kStagedChannels; c += kAtOnce) {
-        if (places[0].together && c < channels)
-          store_vector(target + places[0].offset[0],
-                       *reinterpret_cast<const uint4*>(staged + c * Words::kPitch));
-        target += kAtOnce * stride_c;
-      }
-    } else {
-      constexpr int kSteps = kStagedChannels / kAtOnce;
-      uint32_t words[kSteps][kPerLane];
+    for (int i = 0; i < kSteps; ++i)
 #pragma unroll
-      for (int i = 0; i < kSteps; ++i)
+      for (int k = 0; k < kPerLane; ++k) words[i][k] = staged[i * kAtOnce * Words::kPitch + 32 * k];
 #pragma unroll
-        for (int k = 0; k < kPerLane; ++k)
-          words[i][k] = staged[i * kAtOnce * Words::kPitch + 32 * k];
+    for (int i = 0; i < kSteps; ++i) {
+      if (i * kAtOnce < channels) {
 #pragma unroll
-      for (int i = 0; i < kSteps; ++i) {
-        if (i * kAtOnce < channels) {
-#pragma unroll
-          for (int k = 0; k < kPerLane; ++k) {
-            const WordPlace& place = places[k];
-            if (place.together) {
-              *reinterpret_cast<uint32_t*>(target + place.offset[0]) = words[i][k];
-            } else if (apart) {
-              unsigned short* const elements = reinterpret_cast<unsigned short*>(target);
-              if (place.inside[0])
-                elements[place.offset[0]] = static_cast<unsigned short>(words[i][k]);
-              if (place.inside[1])
-                elements[place.offset[1]] = static_cast<unsigned short>(words[i][k] >> 16);
-            }
+        for (int k = 0; k < kPerLane; ++k) {
+          const WordPlace& place = places[k];
+          if (place.together) {
+            *reinterpret_cast<uint32_t*>(target + place.offset[0]) = words[i][k];
+          } else if (apart) {
+            unsigned short* const elements = reinterpret_cast<unsigned short*>(target);
+            if (place.inside[0])
+              elements[place.offset[0]] = static_cast<unsigned short>(words[i][k]);
+            if (place.inside[1])
+              elements[place.offset[1]] = static_cast<unsigned short>(words[i][k] >> 16);
           }
         }
-        target += kAtOnce * stride_c;
       }
+      target += kAtOnce * stride_c;
     }
   }
 }
@@ -329,11 +361,11 @@ __device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
   // See has_vector_runs().
   if constexpr (!kMerged) {
     if (args.result_in_vectors) {
-      store_runs<true, T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
+      store_vectors<T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
       return;
     }
   }
-  store_runs<false, T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
+  store_words<T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
 }
 
 }  // namespace convt3d
