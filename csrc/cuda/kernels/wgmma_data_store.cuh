@@ -62,8 +62,11 @@ __device__ __forceinline__ void store_row(T* position, const float* sums, int ch
           }
           T* const target = position + own + (first + part);
           const int left = channels - own - (first + part);
-          if constexpr (kInVectors) {
+          if constexpr (kInVectors && kWordElements<T> == 1) {
             store_words_if(left > 0, target, words);
+          } else if constexpr (kInVectors) {
+            // In 16 bits branches are as fast, for small results faster.
+            if (left > 0) store_words_if(true, target, words);
           } else {
             using Bits = BitsOf<T>;
 #pragma unroll
