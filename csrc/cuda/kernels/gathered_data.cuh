@@ -20,17 +20,12 @@
 // Each result is one fixed sequence of sums: chunks, then taps.
 #pragma once
 
+#include "copied_ring.cuh"
 #include "gathered_data_arguments.h"
 #include "mma.cuh"
-#include "ring_cursor.cuh"
 #include "scalar.cuh"
-#include "wgmma.cuh"
 
 namespace convt3d {
-
-constexpr int kGatheredDataThreads = 3 * kWarpgroupThreads;
-// Together 168 of three threads, which is what a block of this size gets.
-constexpr int kGatheredLoadRegisters = 56, kGatheredMultiplyRegisters = 224;
 
 struct GatheredDataShared {
   uint32_t boxes, stages, taps, barriers;
@@ -354,7 +349,7 @@ struct GatheredMultiplier {
 };
 
 template <typename T, int kColumns, int kBlocks, bool kExact>
-__global__ void __launch_bounds__(kGatheredDataThreads, 1)
+__global__ void __launch_bounds__(kCopiedThreads, 1)
     gathered_data_kernel(const __grid_constant__ GatheredDataArguments args) {
 #ifdef CONVT3D_HAS_WGMMA
   extern __shared__ __align__(1024) char base[];
@@ -372,7 +367,7 @@ __global__ void __launch_bounds__(kGatheredDataThreads, 1)
   }
   const GatheredDataPlan& plan = args.plan;
   const int all_taps = plan.axes[0].taps() * args.taps_h.value() * args.taps_w.value();
-  for (int i = threadIdx.x; i < all_taps; i += kGatheredDataThreads) {
+  for (int i = threadIdx.x; i < all_taps; i += kCopiedThreads) {
     int place[3] = {i};
     place[2] = args.taps_w.take(place[0]);
     place[1] = args.taps_h.take(place[0]);
@@ -385,12 +380,12 @@ __global__ void __launch_bounds__(kGatheredDataThreads, 1)
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup == 2) {
-    release_registers<kGatheredLoadRegisters>();
+    release_registers<kCopyRegisters>();
     const int thread = static_cast<int>(threadIdx.x) - 2 * kWarpgroupThreads;
     if (thread == 0) load_gathered_boxes(args, shared);
     if (thread == 32) load_gathered_weights(args, shared);
   } else {
-    claim_registers<kGatheredMultiplyRegisters>();
+    claim_registers<kCopiedMultiplyRegisters>();
     GatheredMultiplier<T, kColumns, kBlocks, kExact> multiplier(args, shared);
     for (unsigned index = blockIdx.x; index < args.sizes.items; index += gridDim.x) {
       const GatheredDataItem item(args, static_cast<int>(index));

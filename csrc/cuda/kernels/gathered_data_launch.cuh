@@ -30,7 +30,7 @@ cudaError_t launch_gathered_data_typed(const GatheredDataArguments& args, int bl
       status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     sizes.shared_bytes);
       if (status == cudaSuccess)
-        status = launch_kernel(kernel, static_cast<unsigned>(blocks), kGatheredDataThreads,
+        status = launch_kernel(kernel, static_cast<unsigned>(blocks), kCopiedThreads,
                                sizes.shared_bytes, stream, PreviousKernel::kOverlaps, args);
     }
   };

@@ -27,30 +27,21 @@
 #include <type_traits>
 
 #include "channel_stores.cuh"
-#include "ring_cursor.cuh"
+#include "copied_ring.cuh"
 #include "scalar.cuh"
 #include "tapwise_data_arguments.h"
-#include "wgmma.cuh"
 
 namespace convt3d {
 
-constexpr int kTapwiseThreads = 3 * kWarpgroupThreads;
-// Together 168 of three threads, which is what a block of this size gets.
-constexpr int kTapwiseFillRegisters = 56, kTapwiseMultiplyRegisters = 224;
-
 struct TapwiseShared {
-  uint32_t stages, barriers;
-  int stage_bytes, operand_bytes;
+  CopiedRing stages;
+  int operand_bytes;
 
   __device__ TapwiseShared(char* base, const TapwiseSizes& sizes)
-      : stages(shared_address(base)),
-        barriers(stages + sizes.barriers_at),
-        stage_bytes(sizes.stage_bytes),
+      : stages{shared_address(base), shared_address(base) + sizes.barriers_at, sizes.stage_bytes},
         operand_bytes(sizes.operand_bytes) {}
-  __device__ uint32_t full(int slot) const { return barriers + 16 * slot; }
-  __device__ uint32_t empty(int slot) const { return barriers + 16 * slot + 8; }
-  __device__ uint32_t operand(int slot) const { return stages + slot * stage_bytes; }
-  __device__ uint32_t weights(int slot) const { return operand(slot) + operand_bytes; }
+  __device__ uint32_t operand(int slot) const { return stages.slot(slot); }
+  __device__ uint32_t weights(int slot) const { return stages.slot(slot) + operand_bytes; }
 };
 
 // Those of an item.
@@ -88,9 +79,9 @@ __device__ void fill_stages(const TapwiseArguments& args, const TapwiseShared& s
     tap /= end_w - first_w;
     int tap_h = first_h + tap % (end_h - first_h), tap_d = first_d + tap / (end_h - first_h);
     for (int step = begin; step < end; ++step) {
-      const uint32_t full = shared.full(cursor.slot);
+      const uint32_t full = shared.stages.full(cursor.slot);
       // A new barrier counts as having completed the phase before its first.
-      barrier_wait(shared.empty(cursor.slot), cursor.parity ^ 1);
+      barrier_wait(shared.stages.empty(cursor.slot), cursor.parity ^ 1);
       barrier_expect(full, bytes);
       const int channel = chunk * chunk_channels;
       copy_tensor(shared.operand(cursor.slot), &args.operand_map, full, group_channel + channel,
@@ -250,7 +241,7 @@ __device__ __forceinline__ void multiply_steps(const TapwiseArguments& args,
   constexpr int kDepthUnits = kForward ? 16 * kRowUnits : 2;
   using Product =
       std::conditional_t<kForward, WgmmaRightTransposed<T, kColumns>, Wgmma<T, kColumns>>;
-  const int stage_units = shared.stage_bytes / kWgmmaUnitBytes;
+  const int stage_units = shared.stages.slot_bytes / kWgmmaUnitBytes;
   RingCursor cursor;
   for (unsigned index = blockIdx.x; index < args.sizes.items; index += gridDim.x) {
     const TapwiseItem item(args, static_cast<int>(index));
@@ -264,7 +255,7 @@ __device__ __forceinline__ void multiply_steps(const TapwiseArguments& args,
       uint32_t unfreed = 0;  // barrier of the step whose products may be under way
 #pragma unroll 1
       for (int step = 0; step < steps; ++step) {
-        barrier_wait(shared.full(cursor.slot), cursor.parity);
+        barrier_wait(shared.stages.full(cursor.slot), cursor.parity);
         wgmma_fence();
         const uint64_t a = left.with(left.low + cursor.slot * stage_units);
         const uint64_t b = right.with(right.low + cursor.slot * stage_units);
@@ -277,7 +268,7 @@ __device__ __forceinline__ void multiply_steps(const TapwiseArguments& args,
         wgmma_commit();
         wgmma_wait<1>();  // for the step before
         if (unfreed != 0 && lane == 0) barrier_arrive(unfreed);
-        unfreed = shared.empty(cursor.slot);
+        unfreed = shared.stages.empty(cursor.slot);
         cursor.advance(plan.stages);
       }
       wgmma_wait<0>();
@@ -322,15 +313,15 @@ __device__ __forceinline__ void multiply_steps(const TapwiseArguments& args,
 }
 
 template <typename T, int kColumns, int kBlocks, bool kForward>
-__global__ void __launch_bounds__(kTapwiseThreads, 1)
+__global__ void __launch_bounds__(kCopiedThreads, 1)
     tapwise_data_kernel(const __grid_constant__ TapwiseArguments args) {
 #ifdef CONVT3D_HAS_WGMMA
   extern __shared__ __align__(1024) char base[];  // period of the swizzle
   const TapwiseShared shared(base, args.sizes);
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < args.plan.stages; ++slot) {
-      barrier_init(shared.full(slot), 1);
-      barrier_init(shared.empty(slot), kTapwiseWarps);
+      barrier_init(shared.stages.full(slot), 1);
+      barrier_init(shared.stages.empty(slot), kTapwiseWarps);
     }
     fence_barrier_init();
   }
@@ -338,10 +329,10 @@ __global__ void __launch_bounds__(kTapwiseThreads, 1)
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup == 2) {
-    release_registers<kTapwiseFillRegisters>();
+    release_registers<kCopyRegisters>();
     if (threadIdx.x == 2 * kWarpgroupThreads) fill_stages<kForward>(args, shared);
   } else {
-    claim_registers<kTapwiseMultiplyRegisters>();
+    claim_registers<kCopiedMultiplyRegisters>();
     multiply_steps<T, kColumns, kBlocks, kForward>(args, shared, warpgroup);
   }
 #endif

@@ -17,7 +17,7 @@ cudaError_t launch_tapwise_typed(const TapwiseArguments& args, int blocks, cudaS
       status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     args.sizes.shared_bytes);
       if (status == cudaSuccess)
-        status = launch_kernel(kernel, static_cast<unsigned>(blocks), kTapwiseThreads,
+        status = launch_kernel(kernel, static_cast<unsigned>(blocks), kCopiedThreads,
                                args.sizes.shared_bytes, stream, args);
     }
   };

@@ -23,29 +23,19 @@
 #pragma once
 
 #include "channel_stores.cuh"
+#include "copied_ring.cuh"
 #include "launch.cuh"
-#include "ring_cursor.cuh"
 #include "tapwise_grad_weight_arguments.h"
-#include "wgmma.cuh"
 
 namespace convt3d {
 
-constexpr int kTapwiseGradWeightThreads = 3 * kWarpgroupThreads;
-// Together 168 of three threads, which is what a block of this size gets.
-constexpr int kTapwiseLoadRegisters = 56, kTapwiseContractRegisters = 224;
-
 struct TapwiseGradWeightShared {
-  uint32_t stages, barriers;
-  int stage_bytes;
+  CopiedRing stages;
 
   __device__ TapwiseGradWeightShared(char* base, const TapwiseGradWeightSizes& sizes)
-      : stages(shared_address(base)),
-        barriers(stages + sizes.barriers_at),
-        stage_bytes(sizes.stage_bytes) {}
-  __device__ uint32_t full(int slot) const { return barriers + 16 * slot; }
-  __device__ uint32_t empty(int slot) const { return barriers + 16 * slot + 8; }
+      : stages{shared_address(base), shared_address(base) + sizes.barriers_at, sizes.stage_bytes} {}
   __device__ uint32_t chunk(int slot, int index) const {
-    return stages + slot * stage_bytes + index * kChunkBytes;
+    return stages.slot(slot) + index * kChunkBytes;
   }
 };
 
@@ -87,9 +77,9 @@ __device__ void load_steps(const TapwiseGradWeightArguments& args,
       rest /= item.tiles[i];
     }
     for (int step = begin; step < end; ++step) {
-      const uint32_t full = shared.full(cursor.slot);
+      const uint32_t full = shared.stages.full(cursor.slot);
       // A new barrier counts as having completed the phase before its first.
-      barrier_wait(shared.empty(cursor.slot), cursor.parity ^ 1);
+      barrier_wait(shared.stages.empty(cursor.slot), cursor.parity ^ 1);
       barrier_expect(full, bytes);
       const int sample = at[0] * plan.tile[0];
       int position[3];
@@ -168,7 +158,7 @@ __device__ __forceinline__ void contract_steps(const TapwiseGradWeightArguments&
                            kRowUnits);
   const MatrixAddress right(shared.chunk(0, 2 * kBlocks), kChunkBytes, 8 * kTapwiseRowBytes,
                             kRowUnits);
-  const int stage_units = shared.stage_bytes / kWgmmaUnitBytes;
+  const int stage_units = shared.stages.slot_bytes / kWgmmaUnitBytes;
   RingCursor cursor;
   for (unsigned turn = blockIdx.x; turn < args.turns; turn += gridDim.x) {
     const int index = args.item_of_turn(static_cast<int>(turn));
@@ -180,7 +170,7 @@ __device__ __forceinline__ void contract_steps(const TapwiseGradWeightArguments&
     uint32_t unfreed = 0;  // barrier of the step whose products may be under way
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-      barrier_wait(shared.full(cursor.slot), cursor.parity);
+      barrier_wait(shared.stages.full(cursor.slot), cursor.parity);
       wgmma_fence();
       const uint64_t a = left.with(left.low + cursor.slot * stage_units);
       const uint64_t b = right.with(right.low + cursor.slot * stage_units);
@@ -197,7 +187,7 @@ __device__ __forceinline__ void contract_steps(const TapwiseGradWeightArguments&
       wgmma_commit();
       wgmma_wait<1>();  // for the step before
       if (unfreed != 0 && lane == 0) barrier_arrive(unfreed);
-      unfreed = shared.empty(cursor.slot);
+      unfreed = shared.stages.empty(cursor.slot);
       cursor.advance(args.plan.stages);
     }
     wgmma_wait<0>();
@@ -236,7 +226,7 @@ __device__ __forceinline__ void contract_steps(const TapwiseGradWeightArguments&
 }
 
 template <typename T, int kColumns, int kBlocks>
-__global__ void __launch_bounds__(kTapwiseGradWeightThreads, 1)
+__global__ void __launch_bounds__(kCopiedThreads, 1)
     tapwise_grad_weight_kernel(const __grid_constant__ TapwiseGradWeightArguments args) {
 #ifdef CONVT3D_HAS_WGMMA
   extern __shared__ __align__(1024) char base[];  // period of the swizzle
@@ -244,15 +234,14 @@ __global__ void __launch_bounds__(kTapwiseGradWeightThreads, 1)
   launch_dependents();
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < args.plan.stages; ++slot) {
-      barrier_init(shared.full(slot), 1);
-      barrier_init(shared.empty(slot), kTapwiseWarps);
+      barrier_init(shared.stages.full(slot), 1);
+      barrier_init(shared.stages.empty(slot), kTapwiseWarps);
     }
     fence_barrier_init();
   }
   // Rows of a product's depth that are no positions.
   if (args.sizes.box_rows < kChunkPositions) {
-    for (int at = threadIdx.x * 16; at < args.sizes.barriers_at;
-         at += kTapwiseGradWeightThreads * 16)
+    for (int at = threadIdx.x * 16; at < args.sizes.barriers_at; at += kCopiedThreads * 16)
       *reinterpret_cast<uint4*>(base + at) = uint4{0, 0, 0, 0};
     fence_for_wgmma();
   }
@@ -260,11 +249,11 @@ __global__ void __launch_bounds__(kTapwiseGradWeightThreads, 1)
   const int warpgroup =
       __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroupThreads, 0);
   if (warpgroup == 2) {
-    release_registers<kTapwiseLoadRegisters>();
+    release_registers<kCopyRegisters>();
     if (threadIdx.x == 2 * kWarpgroupThreads)
       load_steps<kColumns / kChunkChannels, kBlocks>(args, shared);
   } else {
-    claim_registers<kTapwiseContractRegisters>();
+    claim_registers<kCopiedMultiplyRegisters>();
     contract_steps<T, kColumns, kBlocks>(args, shared, warpgroup);
   }
 #endif
@@ -337,7 +326,7 @@ cudaError_t launch_tapwise_grad_weight_typed(const TapwiseGradWeightArguments& a
     status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   args.sizes.shared_bytes);
     if (status == cudaSuccess)
-      status = launch_kernel(kernel, static_cast<unsigned>(blocks), kTapwiseGradWeightThreads,
+      status = launch_kernel(kernel, static_cast<unsigned>(blocks), kCopiedThreads,
                              args.sizes.shared_bytes, stream, args);
   };
   launch(std::integral_constant<int, 0>{});
