@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <optional>
 
@@ -117,6 +118,24 @@ void check_alone(const Engine& engine, const Trial& trial, const HostTensor& res
       fail("element %d of the last sample depends on the batch", static_cast<int>(i));
 }
 
+// The results of the other samples have the same bits where one sample's operand is not finite.
+void check_apart(const Run& run, HostTensor& operand, HostTensor& result, uint64_t seed) {
+  const int64_t samples = result.size()[0], other = static_cast<int64_t>(seed) % samples;
+  std::vector<double> values, results;
+  for (int64_t i = 0; i < result.elements(); ++i) results.push_back(result.at(i));
+  const int64_t size = operand.elements() / samples;
+  for (int64_t i = 0; i < size; ++i) {
+    values.push_back(operand.at(other * size + i));
+    operand.set(other * size + i, std::numeric_limits<double>::quiet_NaN());
+  }
+  launch(run, result, seed);
+  for (int64_t i = 0; i < result.elements(); ++i)
+    if (i / (result.elements() / samples) != other && result.at(i) != results[i])
+      fail("element %d depends on what is not finite in sample %d", static_cast<int>(i),
+           static_cast<int>(other));
+  for (int64_t i = 0; i < size; ++i) operand.set(other * size + i, values[i]);
+}
+
 // A problem's facts besides its sizes.
 struct Drawn {
   Trial trial;
@@ -214,8 +233,11 @@ void run_seed(const Engine& engine, const Options& options, uint64_t seed, Count
     launch(runs[i], result, seed);
     const std::string wrong = difference(result, expected, trial.type);
     if (!wrong.empty()) fail("%s", wrong.c_str());
-    if (i == 0 && !grad_weight && problem.batch > 1)
+    if (i == 0 && !grad_weight && problem.batch > 1) {
       check_alone(engine, trial, result, drawn.layout, context, seed);
+      set_context(context + runs[i].plan);
+      check_apart(runs[i], first, result, seed);
+    }
     ++counts.runs;
   }
 }
