@@ -261,7 +261,9 @@ __device__ __forceinline__ void store_vectors(const WgmmaDataArguments& args,
   if (!__any_sync(0xffffffffu, place.together)) return;
   const int64_t stride_c = args.result.stride[1];
   T* target = to.base + place.offset[0] + first_channel * stride_c;
-  const uint32_t* const staged = staging + first_channel * Words::kPitch + first_word;
+  // Lanes without a channel read another lane's.
+  const uint32_t* const staged =
+      staging + first_channel % kStagedChannels * Words::kPitch + first_word;
   // Of two buffers, one is read while the other is written: while the vectors of eight channels
   // come, the next but one go there.
   const auto stage = [&](int group) {
