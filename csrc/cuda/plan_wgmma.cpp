@@ -27,10 +27,14 @@ int images_in_rows(const WgmmaDataPlan& plan, int rows) {
 // Whether an instance has all taps along w side by side: of one column tile of channels, read no
 // further away than the eight rows of a lane, and not more than half of the rows of a run, which
 // are no positions.
-bool can_merge(const WindowAxis& w, const WgmmaShape& shape, int64_t result_channels) {
+bool can_merge(const WindowAxis& h, const WindowAxis& w, const WgmmaShape& shape,
+               int64_t result_channels) {
   const int64_t padded = (result_channels + 7) / 8 * 8;
-  return shape.merged_taps == w.taps() && shape.w_planes == w.planes && w.operand_step == 1 &&
-         w.window <= 8 && w.window - 1 <= 4 * shape.blocks && shape.columns == padded;
+  if (shape.h_planes > 1 && (shape.h_planes != h.planes || !meets_once(h) || !meets_once(w)))
+    return false;
+  return shape.merged_taps == shape.h_planes * w.taps() && shape.w_planes == w.planes &&
+         w.operand_step == 1 && w.window <= 8 && w.window - 1 <= 4 * shape.blocks &&
+         shape.columns == padded;
 }
 
 // Neighbours that one load can take of a plane of depth whose lines follow each other; 0: they do
@@ -228,7 +232,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       const bool prescribed = axes.chunk_units != 0;
       if (!exists(shape, unit) || (prescribed && shape.merged_taps != axes.merged_taps)) return;
       if (shape.merged_taps > 0) {
-        if (!can_merge(base.axes[2], shape, result_channels)) return;
+        if (!can_merge(base.axes[1], base.axes[2], shape, result_channels)) return;
       } else {
         if (shape.w_planes != (channels_last ? 1 : base.axes[2].planes)) return;
         if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
@@ -236,6 +240,8 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       WgmmaDataPlan plan = base;
       plan.columns = shape.columns;
       plan.w_planes = shape.w_planes;
+      plan.h_planes = shape.h_planes;
+      if (shape.h_planes > 1) plan.axes[1] = one_tap_axis(plan.axes[1]);
       plan.merged_taps = shape.merged_taps;
       plan.blocks = shape.blocks;
       search.tiles(plan);

@@ -127,14 +127,16 @@ double step_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
       std::max({multiplied, stages * kStageClocks,
                 parts_of_taps * (sizes.pairs ? kPairedPartClocks : kPartClocks)}) +
       tiles * kColumnTileClocks + rounds * kRoundClocks;
-  const double stored = tiles * plan.columns * plan.w_planes * 64. * plan.blocks * element;
-  const double merged = tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
+  const double planes = plan.w_planes * plan.h_planes;
+  const double stored = tiles * plan.columns * planes * 64. * plan.blocks * element;
+  const double merged =
+      plan.h_planes > 1 ? 0 : tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
   const bool vectors = result_channels_last || has_vector_runs(plan);
   const double store = stored / (vectors ? kStoreBytes : kStoreWordBytes) + merged / kMergedSums;
   const double weight_clocks = sizes.part_bytes / kWeightBytes;
   const double weights = sizes.resident ? 0 : parts_of_taps * weight_clocks;
-  double out = tiles * plan.columns * plan.w_planes * element * plan.samples * plan.tile_h *
-               plan.tile_w / kMemoryBytes;
+  double out = tiles * plan.columns * planes * element * plan.samples * plan.tile_h * plan.tile_w /
+               kMemoryBytes;
   if (!result_channels_last && std::fmod(plan.axes[2].result_extent * element, 32) != 0) {
     const int run = plan.flattened ? std::min(plan.tile_w, 16 * plan.blocks) : 8 * plan.blocks;
     out *= 1 + kSplitSectorBytes / (run * plan.w_planes * element);

@@ -8,11 +8,12 @@ namespace {
 std::string text_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
   char text[400];
   std::snprintf(text, sizeof(text),
-                "columns %d, w_planes %d, merged_taps %d, blocks %d, %s %dx%d, samples %d, segment "
+                "columns %d, w_planes %d, h_planes %d, merged_taps %d, blocks %d, %s %dx%d, "
+                "samples %d, segment "
                 "%d, parts %d, "
                 "chunk_units %d, stage_units %d, stage_parts %d%s, box_slots %d, weight_slots %d, "
                 "fill_run %d by %s, %s, %d items",
-                plan.columns, plan.w_planes, plan.merged_taps, plan.blocks,
+                plan.columns, plan.w_planes, plan.h_planes, plan.merged_taps, plan.blocks,
                 plan.flattened      ? "flattened"
                 : plan.side_by_side ? "side by side"
                                     : "one below the other",

@@ -16,7 +16,8 @@
 //             fit.
 //   products  two warpgroups, kBlocks x 64 positions each, sums in registers. Where results have
 //             few channels, all taps along w lie side by side in the columns; what they make of an
-//             operand row is then moved to the rows it belongs to (wgmma_data_merge.cuh).
+//             operand row is then moved to the rows it belongs to (wgmma_data_merge.cuh). Of
+//             patches (kernel = stride) those along h, too; there nothing has to be moved.
 //   result    channels-last: registers -> global, 16 bytes at a time (packed columns are permuted
 //             so that a thread owns neighbouring channels). Contiguous: through shared memory, in
 //             runs along w.
@@ -324,7 +325,8 @@ struct Consumer {
   }
 };
 
-template <typename T, int kColumns, int kPlanes, int kBlocks, int kMergedTaps, bool kChannelsLast>
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kMergedTaps, int kLines,
+          bool kChannelsLast>
 __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const WgmmaShared& shared,
                                         int warpgroup) {
   const WgmmaDataSizes& sizes = args.sizes;
@@ -370,27 +372,31 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
         // see C7511 of ptxas.
         constexpr int kSlots = kMerged ? kMergedTaps : kPlanes;
         auto& results = reinterpret_cast<float (&)[kBlocks][kSlots][kColumns / 2]>(consumer.sums);
-        if constexpr (kMerged) {
+        if constexpr (kMerged && kLines == 1) {
           merge_taps<kPlanes>(args.plan.axes[2], results, consumer.lane);
           pin(consumer.sums);
         }
         const int z = d.result_step * t + tile.d;
         if (z < d.result_extent) {
           const int channel = tile.slice * kColumns;
-          const ResultTile<T> to{
-              result + z * args.result.stride[2] + channel * args.result.stride[1],
-              position_end(item.samples),
-              item.h,
-              item.w,
-              tile.h,
-              tile.w,
-              args.result_channels - channel,
-              shared.bias + item.group * sizes.channel_tiles * kColumns + channel};
-          if constexpr (kChannelsLast)
-            store_channels_last<T, kColumns, kPlanes>(args, to, results, rows, consumer.lane);
-          else
-            store_contiguous<kMerged, T, kColumns, kPlanes>(args, to, results, rows, staging,
-                                                            consumer.lane);
+          ResultTile<T> to{result + z * args.result.stride[2] + channel * args.result.stride[1],
+                           position_end(item.samples),
+                           item.h,
+                           item.w,
+                           tile.h,
+                           tile.w,
+                           args.result_channels - channel,
+                           shared.bias + item.group * sizes.channel_tiles * kColumns + channel};
+#pragma unroll
+          for (int line = 0; line < kLines; ++line) {
+            auto& of_line = reinterpret_cast<decltype(results)>(results[0][line * kPlanes]);
+            if constexpr (kLines > 1) to.plane_h = line;
+            if constexpr (kChannelsLast)
+              store_channels_last<T, kColumns, kPlanes>(args, to, of_line, rows, consumer.lane);
+            else
+              store_contiguous<kMerged && kLines == 1, T, kColumns, kPlanes>(
+                  args, to, of_line, rows, staging, consumer.lane);
+          }
         }
         // The compiler must see all warps together before the next product: see C7520 of ptxas.
         named_barrier(1 + warpgroup, kWarpgroupThreads);
@@ -399,7 +405,8 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   }
 }
 
-template <typename T, int kColumns, int kPlanes, int kBlocks, int kMergedTaps, bool kChannelsLast>
+template <typename T, int kColumns, int kPlanes, int kBlocks, int kMergedTaps, int kLines,
+          bool kChannelsLast>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     wgmma_data_kernel(const __grid_constant__ WgmmaDataArguments args) {
 #ifdef CONVT3D_HAS_WGMMA
@@ -436,7 +443,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       produce_boxes<T, kChannelsLast>(args, shared, fill_thread);
   } else {
     claim_registers<consumer_registers(kChannelsLast)>();
-    consume<T, kColumns, kPlanes, kBlocks, kMergedTaps, kChannelsLast>(args, shared, warpgroup);
+    consume<T, kColumns, kPlanes, kBlocks, kMergedTaps, kLines, kChannelsLast>(args, shared,
+                                                                               warpgroup);
   }
 #endif
 }

@@ -18,7 +18,7 @@ cudaError_t launch_wgmma_shape(const WgmmaDataArguments& args, int blocks, cudaS
       kChannelsLast ? kWgmmaShapesChannelsLast[kIndex] : kWgmmaShapesContiguous[kIndex];
   if constexpr (exists(kShape, kWgmmaUnitElements<T>)) {
     const auto kernel = wgmma_data_kernel<T, kShape.columns, kShape.w_planes, kShape.blocks,
-                                          kShape.merged_taps, kChannelsLast>;
+                                          kShape.merged_taps, kShape.h_planes, kChannelsLast>;
     const cudaError_t status = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
     if (status != cudaSuccess) return status;

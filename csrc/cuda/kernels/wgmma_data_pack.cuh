@@ -32,7 +32,8 @@ CONVT3D_HOST_DEVICE constexpr int piece_pitch(int channels, int units) {
 
 inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   const WgmmaDataPlan& plan = args.plan;
-  const int kernel[3] = {plan.axes[0].taps(), plan.axes[1].taps(), plan.axes[2].taps()};
+  const int kernel[3] = {plan.axes[0].taps(), plan.axes[1].taps() * plan.h_planes,
+                         plan.axes[2].taps()};
   const int taps = kernel[0] * kernel[1] * kernel[2];
   // Where operand channels are neighbours, two units fill a sector of memory.
   const int units = args.weight_operand_stride < args.weight.stride[4] ? 2 : 1;
@@ -126,9 +127,16 @@ struct PackedTap {
     const WgmmaDataPlan& plan = args.plan;
     const WindowAxis &d = plan.axes[0], &h = plan.axes[1], &w = plan.axes[2];
     int tap_d = listed;
-    const int tap_w = pieces.taps_w.take(tap_d), tap_h = pieces.taps_h.take(tap_d);
-    const int all_h = pieces.taps_h.value(), all_w = listed_taps(plan);
-    tap = (d.tap[tap_d] * all_h + h.tap[tap_h]) * pieces.taps_w.value() + w.tap[tap_w];
+    const int tap_w = pieces.taps_w.take(tap_d);
+    int tap_h = pieces.taps_h.take(tap_d);
+    tap = (d.tap[tap_d] * pieces.taps_h.value() + h.tap[tap_h]) * pieces.taps_w.value() +
+          w.tap[tap_w];
+    int merged = plan.merged_taps > 0 ? tap_w : 0;  // place among those side by side
+    if (plan.h_planes > 1) {
+      merged += tap_h * pieces.taps_w.value();
+      tap_h = 0;
+    }
+    const int all_h = h.taps(), all_w = listed_taps(plan);
     const PlaneTaps of_d(d, tap_d), of_h(h, tap_h);
     PlaneTaps of_w(w, tap_w);
     if (plan.merged_taps > 0 || plan.w_planes > 1) of_w.begin = 0, of_w.count = all_w;
@@ -140,7 +148,7 @@ struct PackedTap {
     const int at =
         (slice * args.sizes.taps + before) * args.sizes.chunks + chunk * lines * of_w.count + rank;
     packed = static_cast<int64_t>(at) * (plan.chunk_units * product_columns(plan)) +
-             (plan.merged_taps > 0 ? tap_w * plan.columns : 0);
+             merged * plan.columns;
   }
 };
 

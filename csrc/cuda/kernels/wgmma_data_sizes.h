@@ -28,7 +28,9 @@ struct WgmmaDataPlan {
   int unit_elements;  // of 16 bytes: 8, or 4 for float32
   int columns;        // result channels of a column tile, padded
   int w_planes;       // result planes along w in a column tile: 1, or all of them
-  int merged_taps;    // taps along w side by side in a product, all of them; 0: each has its own
+  int h_planes;       // result planes along h in a column tile: 1, or all of them (one_tap_axis())
+  int merged_taps;    // taps side by side in a product, all along w of all h_planes; 0: each has
+                      // its own
   int blocks;         // 64-row blocks per warpgroup: 1, 2 or 4
   bool flattened;     // positions: h and w as one axis with the halo between; else 8 x 8 squares
   bool side_by_side;  // squares: the second warpgroup lies beside the first, else below
@@ -65,8 +67,8 @@ constexpr int kWgmmaRuns = 16;
 // lines and runs are multiples of that.
 constexpr bool has_vector_runs(const WgmmaDataPlan& plan) {
   const WindowAxis& w = plan.axes[2];
-  return !plan.flattened && plan.merged_taps == 0 && w.result_step == plan.w_planes &&
-         w.result_extent % plan.unit_elements == 0;
+  return !plan.flattened && (plan.merged_taps == 0 || plan.h_planes > 1) &&
+         w.result_step == plan.w_planes && w.result_extent % plan.unit_elements == 0;
 }
 
 // 16-byte units of channels side by side in a row of a box: as many as a stage has, or one step's.

@@ -36,7 +36,7 @@ struct WindowAxis {
   int16_t tap[kMostWindowTaps];
   int16_t offset[kMostWindowTaps];
 
-  CONVT3D_HOST_DEVICE int taps() const { return plane_begin[planes]; }
+  CONVT3D_HOST_DEVICE constexpr int taps() const { return plane_begin[planes]; }
   CONVT3D_HOST_DEVICE int taps_of(int plane) const {
     return plane_begin[plane + 1] - plane_begin[plane];
   }
@@ -55,6 +55,17 @@ struct WindowAxis {
     return least < steps ? least : steps;
   }
 };
+
+// Where every plane has one tap and all of these read the same operand position (kernel = stride),
+// the axis as products with all of them side by side see it: as one tap of one plane. `tap` still
+// has the tap of each plane.
+CONVT3D_HOST_DEVICE constexpr bool meets_once(const WindowAxis& axis) {
+  return axis.window == 1 && axis.taps() == axis.planes;
+}
+CONVT3D_HOST_DEVICE constexpr WindowAxis one_tap_axis(WindowAxis axis) {
+  axis.planes = axis.plane_begin[1] = 1;
+  return axis;
+}
 
 // A position of a tile: of which of its samples, and where in (h, w).
 struct TilePosition {

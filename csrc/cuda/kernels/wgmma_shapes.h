@@ -10,6 +10,7 @@ namespace convt3d {
 
 struct WgmmaShape {
   int columns, w_planes, blocks, merged_taps;
+  int h_planes = 1;
 };
 
 constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
@@ -32,7 +33,9 @@ constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
     {8, 2, 2, 4},
     {16, 2, 4, 3},
     {32, 2, 2, 3},
-    {8, 4, 1, 4}};
+    {8, 4, 1, 4},
+    // Patches of 4 x 4, with the taps along h.
+    {8, 4, 1, 16, 4}};
 
 // Stride 2 and 4 along w keep all their residues in a tile: lines of the result stay whole.
 constexpr WgmmaShape kWgmmaShapesContiguous[] = {
@@ -59,19 +62,22 @@ constexpr WgmmaShape kWgmmaShapesContiguous[] = {
     {8, 2, 4, 3},
     {8, 2, 2, 4},
     {8, 2, 4, 7},
-    {8, 4, 1, 4}};
+    {8, 4, 1, 4},
+    {8, 4, 1, 16, 4}};
 
 // Whether there is an instance. Float32 results would spill where four blocks have 128 sums; and of
-// merged taps only the commonest, three and four, are worth their compilation.
+// merged taps only the commonest, three, four and patches, are worth their compilation.
 constexpr bool exists(const WgmmaShape& shape, int unit_elements) {
   if (unit_elements == 8) return true;
+  if (shape.h_planes > 1) return true;
   if (shape.merged_taps > 0) return shape.merged_taps <= 4 && shape.w_planes < 4;
   return shape.blocks < 4 || shape.columns < 64;
 }
 
 constexpr bool matches(const WgmmaShape& shape, const WgmmaDataPlan& plan) {
   return shape.columns == plan.columns && shape.w_planes == plan.w_planes &&
-         shape.blocks == plan.blocks && shape.merged_taps == plan.merged_taps;
+         shape.h_planes == plan.h_planes && shape.blocks == plan.blocks &&
+         shape.merged_taps == plan.merged_taps;
 }
 
 }  // namespace convt3d
