@@ -189,6 +189,8 @@ SMALL = (
     make_case("hopper_groups", (1, 64, 2, 9, 8), 32, 2, s=(1, 2, 1), g=2),
     # Few result channels: taps along w side by side in the columns of a product.
     make_case("hopper_few_channels", (1, 48, 2, 16, 16), 24, 3),
+    make_case("hopper_patches", (2, 72, 2, 9, 21), 5, (2, 4, 4), s=(2, 4, 4)),
+    make_case("hopper_patches_padded", (1, 40, 3, 7, 32), 3, (2, 4, 4), s=(2, 4, 4), p=(1, 4, 0)),
     make_case("hopper_head", (1, 64, 2, 8, 16), 1, 4, s=2, p=1),
     # Small images: tiles of two to ten samples, of which the last is not full.
     make_case("hopper_samples", (71, 8, 2, 8, 8), 16, (2, 3, 3), p=(0, 1, 1)),

@@ -112,6 +112,18 @@ def test_merged_taps(
     assert re.search("merged_taps [1-9]", plans), "no plan with merged taps was run"
 
 
+# Kernel = stride = 4: those along h, too. Padding by whole strides moves lines, not taps.
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("geometry", ["size=2,9,21 padding=0,0,0", "size=3,7,32 padding=1,4,0"])
+def test_merged_patches(configured: None, geometry: str, layout: str, dtype: str) -> None:
+    problem = f"batch=2 in=72 out=5 groups=1 {geometry} kernel=2,4,4 stride=2,4,4"
+    problem += " output_padding=0,0,0 dilation=1,1,1"
+    options = ["--pass", "forward", "--layout", layout, "--type", dtype, "--plans", "4"]
+    plans = plans_run("wgmma_data", problem, *options)
+    assert "h_planes 4" in plans, "no plan with merged taps along h was run"
+
+
 # More parts in a round than a warp has lanes: 125 taps of one part.
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_parts_in_pairs(configured: None, layout: str) -> None:

@@ -111,7 +111,7 @@ std::string facts_of(const PlanRequest& request, bool result_channels_last,
                       std::min(sizes.items, places), places, plan.weight_slots, sizes.chunks, 1)
       .add("columns", plan.columns)
       .add("w_planes", plan.w_planes)
-      .add("h_planes", plan.h_planes)
+      .add("h_planes", wgmma_h_planes(plan))
       .add("merged_taps", plan.merged_taps)
       .add("row_blocks", plan.blocks)
       .add("flattened", plan.flattened)

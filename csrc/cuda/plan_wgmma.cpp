@@ -240,8 +240,8 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       WgmmaDataPlan plan = base;
       plan.columns = shape.columns;
       plan.w_planes = shape.w_planes;
-      plan.h_planes = shape.h_planes;
-      if (shape.h_planes > 1) plan.axes[1] = one_tap_axis(plan.axes[1]);
+      plan.merges_h = shape.h_planes > 1;
+      if (plan.merges_h) plan.axes[1] = one_tap_axis(plan.axes[1]);
       plan.merged_taps = shape.merged_taps;
       plan.blocks = shape.blocks;
       search.tiles(plan);

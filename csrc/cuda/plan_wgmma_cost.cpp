@@ -127,10 +127,10 @@ double step_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
       std::max({multiplied, stages * kStageClocks,
                 parts_of_taps * (sizes.pairs ? kPairedPartClocks : kPartClocks)}) +
       tiles * kColumnTileClocks + rounds * kRoundClocks;
-  const double planes = plan.w_planes * plan.h_planes;
+  const double planes = plan.w_planes * wgmma_h_planes(plan);
   const double stored = tiles * plan.columns * planes * 64. * plan.blocks * element;
   const double merged =
-      plan.h_planes > 1 ? 0 : tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
+      plan.merges_h ? 0 : tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
   const bool vectors = result_channels_last || has_vector_runs(plan);
   const double store = stored / (vectors ? kStoreBytes : kStoreWordBytes) + merged / kMergedSums;
   const double weight_clocks = sizes.part_bytes / kWeightBytes;

@@ -138,6 +138,23 @@ void check_windows(const Axis& a, Pass pass, int tile, int width) {
   compare(a, pass, found, "wgmma_geometry.h");
 }
 
+// wgmma_geometry.h: an axis whose planes have one tap each, as one tap of one plane. Whether the
+// axis is one.
+bool check_one_tap_axis(const Axis& a, Pass pass) {
+  const convt3d::WindowAxis axis = *convt3d::window_axis(pass, a);
+  if (!meets_once(axis)) return false;
+  const convt3d::WindowAxis merged = one_tap_axis(axis);
+  if (merged.planes != 1 || merged.taps() != 1) fail(a, pass, "more than one tap or plane");
+  std::vector<Triple> found;
+  for (int t = 0; t < merged.positions; ++t)
+    for (int plane = 0; plane < axis.planes; ++plane)
+      found.push_back({merged.result_step * t + plane,
+                       merged.operand_step * t + merged.origin + merged.offset[0],
+                       merged.tap[plane]});
+  compare(a, pass, found, "one_tap_axis");
+  return true;
+}
+
 // wgmma_geometry.h: whole images of one or several samples in one box. By lines that warps fill it
 // by, or by copies of all steps of a residue pair; every tap of every position must find its
 // operand, or zeros where that lies outside.
@@ -331,7 +348,7 @@ void check_staged_lines(int lines, int span, int units) {
 }  // namespace
 
 int main() {
-  int count = 0;
+  int count = 0, patches = 0;
   for (int lines : {1, 2, 3, 7, 16, 33, 256})
     for (int span = 1; span <= 264; ++span)
       for (int units : {1, 2, 3, 4, 5, 6, 8}) check_staged_lines(lines, span, units);
@@ -370,9 +387,14 @@ int main() {
                   for (int merged = 1; merged <= 4; ++merged)
                     check_tap_tiles(axis, other, pass, merged);
                 check_positions(axis, pass);
+                patches += stride > 1 && check_one_tap_axis(axis, pass);
               }
               ++count;
             }
+  if (patches < 20) {
+    ++failures;
+    std::printf("only %d axes with kernel = stride\n", patches);
+  }
   if (failures) {
     std::printf("%d differences\n", failures);
     return 1;

@@ -13,7 +13,7 @@ std::string text_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
                 "%d, parts %d, "
                 "chunk_units %d, stage_units %d, stage_parts %d%s, box_slots %d, weight_slots %d, "
                 "fill_run %d by %s, %s, %d items",
-                plan.columns, plan.w_planes, plan.h_planes, plan.merged_taps, plan.blocks,
+                plan.columns, plan.w_planes, wgmma_h_planes(plan), plan.merged_taps, plan.blocks,
                 plan.flattened      ? "flattened"
                 : plan.side_by_side ? "side by side"
                                     : "one below the other",

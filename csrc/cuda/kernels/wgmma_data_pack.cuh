@@ -32,7 +32,7 @@ CONVT3D_HOST_DEVICE constexpr int piece_pitch(int channels, int units) {
 
 inline WgmmaPieces wgmma_pieces(const WgmmaDataArguments& args) {
   const WgmmaDataPlan& plan = args.plan;
-  const int kernel[3] = {plan.axes[0].taps(), plan.axes[1].taps() * plan.h_planes,
+  const int kernel[3] = {plan.axes[0].taps(), plan.axes[1].taps() * wgmma_h_planes(plan),
                          plan.axes[2].taps()};
   const int taps = kernel[0] * kernel[1] * kernel[2];
   // Where operand channels are neighbours, two units fill a sector of memory.
@@ -132,7 +132,7 @@ struct PackedTap {
     tap = (d.tap[tap_d] * pieces.taps_h.value() + h.tap[tap_h]) * pieces.taps_w.value() +
           w.tap[tap_w];
     int merged = plan.merged_taps > 0 ? tap_w : 0;  // place among those side by side
-    if (plan.h_planes > 1) {
+    if (plan.merges_h) {
       merged += tap_h * pieces.taps_w.value();
       tap_h = 0;
     }

@@ -28,12 +28,11 @@ struct WgmmaDataPlan {
   int unit_elements;  // of 16 bytes: 8, or 4 for float32
   int columns;        // result channels of a column tile, padded
   int w_planes;       // result planes along w in a column tile: 1, or all of them
-  int h_planes;       // result planes along h in a column tile: 1, or all of them (one_tap_axis())
-  int merged_taps;    // taps side by side in a product, all along w of all h_planes; 0: each has
-                      // its own
+  int merged_taps;    // taps along w side by side in a product, all of them; 0: each has its own
   int blocks;         // 64-row blocks per warpgroup: 1, 2 or 4
   bool flattened;     // positions: h and w as one axis with the halo between; else 8 x 8 squares
   bool side_by_side;  // squares: the second warpgroup lies beside the first, else below
+  bool merges_h;      // merged_taps are those of all taps along h, too (one_tap_axis())
   int tile_h, tile_w;
   int samples;       // more than one: flattened tiles of whole images, one behind the other
   int segment;       // positions along d per work item
@@ -48,6 +47,11 @@ struct WgmmaDataPlan {
   int fill_run;      // neighbours along w that warps read the operand by; 0: the copy engine does
   FillBy fill_by;
 };
+
+// Result planes along h in a column tile.
+constexpr int wgmma_h_planes(const WgmmaDataPlan& plan) {
+  return plan.merges_h ? plan.merged_taps / plan.axes[2].taps() : 1;
+}
 
 // Columns of a product.
 constexpr int product_columns(const WgmmaDataPlan& plan) {
@@ -67,7 +71,7 @@ constexpr int kWgmmaRuns = 16;
 // lines and runs are multiples of that.
 constexpr bool has_vector_runs(const WgmmaDataPlan& plan) {
   const WindowAxis& w = plan.axes[2];
-  return !plan.flattened && (plan.merged_taps == 0 || plan.h_planes > 1) &&
+  return !plan.flattened && (plan.merged_taps == 0 || plan.merges_h) &&
          w.result_step == plan.w_planes && w.result_extent % plan.unit_elements == 0;
 }
 

@@ -76,7 +76,7 @@ constexpr bool exists(const WgmmaShape& shape, int unit_elements) {
 
 constexpr bool matches(const WgmmaShape& shape, const WgmmaDataPlan& plan) {
   return shape.columns == plan.columns && shape.w_planes == plan.w_planes &&
-         shape.h_planes == plan.h_planes && shape.blocks == plan.blocks &&
+         shape.h_planes == wgmma_h_planes(plan) && shape.blocks == plan.blocks &&
          shape.merged_taps == plan.merged_taps;
 }
 
