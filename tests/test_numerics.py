@@ -137,6 +137,19 @@ def test_long_sums_are_accurate(device: str, case: Case, layout: str, seed: int)
         assert relative_error(result, wanted) <= limit, operator
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_bound_sees_one_missing_product(dtype: torch.dtype, seed: int) -> None:
+    case = make_case("long_sum", (1, 8192, 1, 3, 5), 4, 1)
+    tensors = make_tensors(case, dtype, "cpu", seed=seed)
+    wanted = expected("forward", case, tensors, bias=False)
+    check(wanted.value.to(dtype), wanted, "nothing is missing")
+    products = tensors.input.double()[0, :, None] * tensors.weight.double()
+    middle = products.abs().median(0).indices  # of an ordinary size
+    missing = products.gather(0, middle[None])
+    with pytest.raises(AssertionError, match=f"{missing.numel()} of {missing.numel()} elements"):
+        check((wanted.value - missing).to(dtype), wanted, "one product is missing")
+
+
 @pytest.mark.parametrize("name", ["several_tiles", "several_tiles_stride2", "wide_channels"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_types_are_rounded_once(device: str, name: str, dtype: torch.dtype, seed: int) -> None:
