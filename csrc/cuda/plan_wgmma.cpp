@@ -162,7 +162,7 @@ struct Search {
         }
         if (alternatives != nullptr)
           alternatives->offer({plan.columns, plan.w_planes, plan.blocks, plan.merged_taps,
-                               plan.flattened ? 2 : plan.side_by_side, plan.fill_run},
+                               plan.warpgroups, plan.flattened ? 0 : plan.beside, plan.fill_run},
                               plan, cost);
       }
     }
@@ -170,17 +170,17 @@ struct Search {
 
   void tiles(WgmmaDataPlan plan) {
     const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
-    const int run_rows = wgmma_run_rows(plan), rows = kWgmmaRuns * run_rows;
+    const int run_rows = wgmma_run_rows(plan), rows = wgmma_runs(plan) * run_rows;
     plan.flattened = false;
     plan.samples = 1;
-    for (bool side_by_side : {false, true}) {
-      plan.side_by_side = side_by_side;
-      plan.tile_h = side_by_side ? 8 : 16;
-      plan.tile_w = side_by_side ? 2 * run_rows : run_rows;
+    for (plan.beside = 1; plan.beside <= plan.warpgroups; ++plan.beside) {
+      if (plan.warpgroups % plan.beside != 0) continue;
+      plan.tile_h = 8 * (plan.warpgroups / plan.beside);
+      plan.tile_w = plan.beside * run_rows;
       divide_memory(plan);
     }
     plan.flattened = true;
-    plan.side_by_side = false;
+    plan.beside = 1;
     for (int splits = 1; splits <= 4; ++splits) {
       plan.tile_w = (w.positions + splits - 1) / splits;
       const int pitch = w.halo(plan.tile_w);
@@ -231,10 +231,12 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
     const auto consider = [&](const WgmmaShape& shape) {
       const bool prescribed = axes.chunk_units != 0;
       if (!exists(shape, unit) || (prescribed && shape.merged_taps != axes.merged_taps)) return;
+      if (shape.warpgroups > 2 && !by_tensor) return;
       if (shape.merged_taps > 0) {
         if (!can_merge(base.axes[1], base.axes[2], shape, result_channels)) return;
       } else {
-        if (shape.w_planes != (channels_last ? 1 : base.axes[2].planes)) return;
+        const bool all = shape.w_planes == base.axes[2].planes;
+        if (!all && !(channels_last && shape.w_planes == 1)) return;
         if (shape.columns > 16 && shape.columns / 2 >= result_channels) return;
       }
       WgmmaDataPlan plan = base;
@@ -244,6 +246,7 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
       if (plan.merges_h) plan.axes[1] = one_tap_axis(plan.axes[1]);
       plan.merged_taps = shape.merged_taps;
       plan.blocks = shape.blocks;
+      plan.warpgroups = shape.warpgroups;
       search.tiles(plan);
     };
     if (channels_last)

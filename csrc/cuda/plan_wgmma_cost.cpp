@@ -15,8 +15,13 @@ constexpr double kPairedPartClocks = 220;  // of two at once, each
 constexpr double kRoundClocks = 445;       // per box waited for by itself: pipeline drained
 constexpr double kColumnTileClocks = 780;  // pipeline start and drain
 constexpr double kItemClocks = 12000;      // tables, first boxes of a work item
-constexpr double kStoreBytes = 7.7;        // of results, per clock and warpgroup
-constexpr double kStoreWordBytes = 6.7;    // contiguous, where they leave in words
+// Of results, per clock and warpgroup: channels-last, of several planes, of three warpgroups, which
+// are in each other's way; contiguous in 16-byte stores and in words.
+constexpr double kStoreBytes = 12;
+constexpr double kStorePlanesBytes = 10.5;
+constexpr double kStoreBytesOfThree = 8.5;
+constexpr double kStoreVectorBytes = 7.7;
+constexpr double kStoreWordBytes = 6.7;
 constexpr double kMergedSums = 5.1;        // of merged taps, per clock and warpgroup
 constexpr double kSplitSectorBytes = 230;  // what a run of results off the 32-byte grid costs more
 constexpr double kBoxLatency = 1120;  // of the copy engine, until a box asked for begins to come
@@ -109,6 +114,12 @@ TilesOfItem most_tiles(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
   return most;
 }
 
+double store_bytes(const WgmmaDataPlan& plan, bool result_channels_last) {
+  if (!result_channels_last) return has_vector_runs(plan) ? kStoreVectorBytes : kStoreWordBytes;
+  if (plan.warpgroups == 3) return kStoreBytesOfThree;
+  return plan.w_planes > 1 && plan.merged_taps == 0 ? kStorePlanesBytes : kStoreBytes;
+}
+
 // A position along d.
 double step_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
                    bool result_channels_last, double box_clocks, const TilesOfItem& of) {
@@ -117,22 +128,23 @@ double step_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
   const double share = of.taps / (1. * sizes.channel_tiles * sizes.taps);
   const double stages = sizes.stages * share;
   const double parts_of_taps = sizes.parts * share;
-  const double multiplied = parts_of_taps * 2 * part_clocks(plan);
+  const double multiplied = parts_of_taps * part_clocks(plan);
   const double boxes =
       sizes.chunks > 1 ? of.boxes * sizes.chunks : std::min(d.window, d.operand_step);
   const double rounds = !sizes.one_by_one  ? 0
                         : sizes.chunks > 1 ? boxes
                                            : static_cast<double>(d.window) * tiles;
+  // Of one warpgroup alone, and between products.
+  const double awaited = std::max(stages * kStageClocks,
+                                  parts_of_taps * (sizes.pairs ? kPairedPartClocks : kPartClocks));
+  const double drained = tiles * kColumnTileClocks + rounds * kRoundClocks;
   const double products =
-      std::max({multiplied, stages * kStageClocks,
-                parts_of_taps * (sizes.pairs ? kPairedPartClocks : kPartClocks)}) +
-      tiles * kColumnTileClocks + rounds * kRoundClocks;
+      std::max(plan.warpgroups * multiplied, awaited) + drained * 2 / plan.warpgroups;
   const double planes = plan.w_planes * wgmma_h_planes(plan);
   const double stored = tiles * plan.columns * planes * 64. * plan.blocks * element;
   const double merged =
       plan.merges_h ? 0 : tiles * plan.columns * plan.merged_taps * 64. * plan.blocks;
-  const bool vectors = result_channels_last || has_vector_runs(plan);
-  const double store = stored / (vectors ? kStoreBytes : kStoreWordBytes) + merged / kMergedSums;
+  const double store = stored / store_bytes(plan, result_channels_last) + merged / kMergedSums;
   const double weight_clocks = sizes.part_bytes / kWeightBytes;
   const double weights = sizes.resident ? 0 : parts_of_taps * weight_clocks;
   double out = tiles * plan.columns * planes * element * plan.samples * plan.tile_h * plan.tile_w /
@@ -149,10 +161,10 @@ double step_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
       sizes.resident ? 0
                      : stages * (kWeightLatency + plan.stage_parts * weight_clocks) /
                            (plan.weight_slots - kWeightSlotsInUse);
-  // One warpgroup multiplies while the other stores.
+  // While a warpgroup stores, the others multiply.
   double powers = 0;
-  for (double clocks : {products, products / 2 + store, out, boxes * box_clocks, boxes_awaited,
-                        weights, weights_awaited})
+  for (double clocks : {products, (std::max(2 * multiplied, awaited) + drained) / 2 + store, out,
+                        boxes * box_clocks, boxes_awaited, weights, weights_awaited})
     powers += std::pow(clocks, kOverlap);
   return std::pow(powers, 1 / kOverlap);
 }

@@ -37,7 +37,7 @@ class Planned {
 template <typename Plan>
 class Alternatives {
  public:
-  using Kind = std::array<int, 6>;
+  using Kind = std::array<int, 7>;
   struct Alternative {
     Plan plan;
     double clocks;

@@ -207,15 +207,24 @@ void check_samples(const Axis& a, const Axis& b, Pass pass, int samples,
     for (int at_h = 0; at_h < h.positions; ++at_h)
       for (int at_w = 0; at_w < w.positions; ++at_w) {
         const int first = box.row_of({sample, at_h, at_w});
-        const auto same = [&](const convt3d::TilePosition& p) {
-          return p.sample == sample && p.h == at_h && p.w == at_w;
-        };
         const unsigned packed = convt3d::pack_position({sample, at_h, at_w});
+        const auto inside = [&](int samples, int y, int x) {
+          return convt3d::is_inside(packed, convt3d::pack_limits(samples, y, x));
+        };
         const convt3d::TilePosition position = convt3d::BoxShape::position_at(
             first, convt3d::Divisor(box.sample_rows), convt3d::Divisor(box.halo_w));
-        if (!same(position) || !same(convt3d::unpack_position(packed)) ||
-            packed >= convt3d::position_end(sample + 1) || packed < convt3d::position_end(sample))
+        if (position.sample != sample || position.h != at_h || position.w != at_w)
           fail(a, pass, "a position is not found again");
+        constexpr int kFar = 1 << 20;
+        for (int more_h : {-kFar, 0, 1, kFar})
+          for (int more_w : {-kFar, 0, 1, kFar})
+            for (int more_samples : {0, 1})
+              if (inside(sample + more_samples, at_h + more_h, at_w + more_w) !=
+                  (more_samples > 0 && more_h > 0 && more_w > 0))
+                fail(a, pass, "a position counts as inside, or not");
+        if (convt3d::is_inside(convt3d::kNoPosition,
+                               convt3d::pack_limits(convt3d::kMostTileSamples, kFar, kFar)))
+          fail(a, pass, "no position counts as inside");
         for (int tap = 0; tap < h.taps() * taps_w; ++tap) {
           const int y = h.offset[tap / taps_w], x = w.offset[tap % taps_w];
           const int row = first + box.row_h(h, y) + box.row_w(w, x);

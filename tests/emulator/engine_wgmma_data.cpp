@@ -8,18 +8,17 @@ namespace {
 std::string text_of(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes) {
   char text[400];
   std::snprintf(text, sizeof(text),
-                "columns %d, w_planes %d, h_planes %d, merged_taps %d, blocks %d, %s %dx%d, "
+                "columns %d, w_planes %d, h_planes %d, merged_taps %d, blocks %d, %d warpgroups, "
+                "%s %d, %dx%d, "
                 "samples %d, segment "
                 "%d, parts %d, "
                 "chunk_units %d, stage_units %d, stage_parts %d%s, box_slots %d, weight_slots %d, "
                 "fill_run %d by %s, %s, %d items",
                 plan.columns, plan.w_planes, wgmma_h_planes(plan), plan.merged_taps, plan.blocks,
-                plan.flattened      ? "flattened"
-                : plan.side_by_side ? "side by side"
-                                    : "one below the other",
-                plan.tile_h, plan.tile_w, plan.samples, plan.segment, plan.column_parts,
-                plan.chunk_units, plan.stage_units, plan.stage_parts,
-                sizes.pairs ? " in pairs" : "", plan.box_slots, plan.weight_slots, plan.fill_run,
+                plan.warpgroups, plan.flattened ? "flattened" : "beside", plan.beside, plan.tile_h,
+                plan.tile_w, plan.samples, plan.segment, plan.column_parts, plan.chunk_units,
+                plan.stage_units, plan.stage_parts, sizes.pairs ? " in pairs" : "", plan.box_slots,
+                plan.weight_slots, plan.fill_run,
                 plan.fill_by == FillBy::kPlanes        ? "planes"
                 : plan.fill_by == FillBy::kTensorLines ? "lines of the tensor"
                                                        : "lines of a box",

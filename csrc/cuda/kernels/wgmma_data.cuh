@@ -34,7 +34,7 @@
 namespace convt3d {
 
 template <typename T, int kColumns, int kPlanes, int kBlocks, int kMergedTaps, int kLines,
-          bool kChannelsLast>
+          int kWarpgroups, bool kChannelsLast>
 __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const WgmmaShared& shared,
                                         int warpgroup) {
   const WgmmaDataSizes& sizes = args.sizes;
@@ -43,39 +43,45 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   Consumer<T, kMerged ? kColumns * kMergedTaps : kColumns, kMerged ? 1 : kPlanes, kBlocks> consumer(
       args, shared, warpgroup);
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const unsigned* const rows = shared.rows + warp * 16 * kBlocks;
+  const TileRow* const rows = shared.rows + warp * 16 * kBlocks;
   uint32_t* const staging = reinterpret_cast<uint32_t*>(shared.staging) +
                             warp * 2 * kStagedChannels * StagedWords<T, kPlanes, kBlocks>::kPitch;
 
   // In shared memory, because results, while they are stored, take all registers. The block's first
   // one was written with the tables.
-  WorkItem& item = shared.items[kFillWarps + warp];
+  WorkItem& item = shared.items[fill_warps(kWarpgroups) + warp];
   for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
     if (index != blockIdx.x) {
       __syncwarp();  // all have left the item before
       if (consumer.lane == 0) item = WorkItem(args, static_cast<int>(index));
       __syncwarp();
     }
+    const WindowAxis &h = args.plan.axes[1], &w = args.plan.axes[2];
     T* const result =
         static_cast<T*>(args.result.data) + item.n * args.result.stride[0] +
-        static_cast<int64_t>(item.group) * args.result_channels * args.result.stride[1];
+        static_cast<int64_t>(item.group) * args.result_channels * args.result.stride[1] +
+        h.result_step * item.h * args.result.stride[3] +
+        w.result_step * item.w * args.result.stride[4];
     const int first_d = uniform(item.first_d), last_d = uniform(item.last_d);
     const int first_column = uniform(item.first_column), last_column = uniform(item.last_column);
+    // The next column tile is asked for before results are stored, which takes longer, where
+    // registers are left.
+    constexpr bool kEarly =
+        kChannelsLast && kBlocks * kColumns * (kMerged ? kMergedTaps : kPlanes) < 256;
+    ColumnPlace next = shared.column(first_column);
     for (int t = first_d; t < last_d; ++t) {
-      if (sizes.resident) consumer.restart_stages();
+      if (sizes.resident) consumer.restart_stages(t > first_d || index != blockIdx.x);
 #pragma unroll 1
       for (int column = first_column; column < last_column; ++column) {
-        const ColumnPlace tile = shared.columns[column];
+        const ColumnPlace tile = kEarly ? next : shared.column(column);
         // Column tiles and positions share boxes that hold all channels; of several chunks, each
         // column tile has boxes of its own.
-        int ready = 0, leaving = tile.rounds, staying = 0;
-        if (sizes.chunks == 1) {
-          const int common = d.window - box_advance(d);
-          ready = column > first_column ? d.window : t > first_d ? common : 0;
-          staying = column < last_column - 1 ? d.window : t < last_d - 1 ? common : 0;
-          leaving = d.window - staying;
-        }
-        consumer.multiply(tile, ready, leaving, staying);
+        int leaving = tile.rounds;
+        if (sizes.chunks == 1)
+          leaving = column < last_column - 1 ? 0 : t < last_d - 1 ? box_advance(d) : d.window;
+        consumer.multiply(tile, leaving);
+        if constexpr (kEarly)
+          next = shared.column(column < last_column - 1 ? column + 1 : first_column);
         // Merged: a slot per tap, of which the first ones get the results. Not in the branch below:
         // see C7511 of ptxas.
         constexpr int kSlots = kMerged ? kMergedTaps : kPlanes;
@@ -88,7 +94,7 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
         if (z < d.result_extent) {
           const int channel = tile.slice * kColumns;
           ResultTile<T> to{result + z * args.result.stride[2] + channel * args.result.stride[1],
-                           position_end(item.samples),
+                           item.samples,
                            item.h,
                            item.w,
                            tile.h,
@@ -114,12 +120,13 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
 }
 
 template <typename T, int kColumns, int kPlanes, int kBlocks, int kMergedTaps, int kLines,
-          bool kChannelsLast>
-__global__ void __launch_bounds__(kWgmmaThreads, 1)
+          int kWarpgroups, bool kChannelsLast>
+__global__ void __launch_bounds__(wgmma_threads(kWarpgroups), 1)
     wgmma_data_kernel(const __grid_constant__ WgmmaDataArguments args) {
 #ifdef CONVT3D_HAS_WGMMA
   extern __shared__ __align__(1024) char base[];  // period of the swizzle
   const WgmmaShared shared(base, args);
+  constexpr int kFillWarps = fill_warps(kWarpgroups), kConsumerWarps = 4 * kWarpgroups;
   if (threadIdx.x < 32) {
     for (int slot = threadIdx.x; slot < shared.box_slots; slot += 32) {
       barrier_init(shared.box_full(slot), args.plan.fill_run != 0 ? kFillWarps : 1);
@@ -133,26 +140,26 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   }
   __syncthreads();
   const int thread = static_cast<int>(threadIdx.x);
-  const int fill_thread = thread - 2 * kWarpgroupThreads - 32;
-  if (thread < 2 * kWarpgroupThreads) {
-    write_consumers_tables<T, kBlocks>(args, shared);
+  const int fill_thread = thread - kWarpgroups * kWarpgroupThreads - 32;
+  if (thread < kWarpgroups * kWarpgroupThreads) {
+    write_consumers_tables<T, kBlocks, kWarpgroups>(args, shared);
     if (thread % 32 == 0)
       shared.items[kFillWarps + thread / 32] = WorkItem(args, static_cast<int>(blockIdx.x));
   } else if (fill_thread >= 0) {
-    write_fill_tables(args, shared, fill_thread);
+    write_fill_tables<kWarpgroups>(args, shared, fill_thread);
   }
   __syncthreads();  // one for all roles: compute-sanitizer knows no other
   const int warpgroup = __shfl_sync(0xffffffffu, thread / kWarpgroupThreads, 0);
-  if (warpgroup >= 2) {
-    release_registers<producer_registers(kChannelsLast)>();
+  if (warpgroup >= kWarpgroups) {
+    release_registers<producer_registers(kWarpgroups, kChannelsLast)>();
     if (fill_thread < 0)
       load_weights(args, shared);
     else
-      produce_boxes<T, kChannelsLast>(args, shared, fill_thread);
+      produce_boxes<T, kWarpgroups, kChannelsLast>(args, shared, fill_thread);
   } else {
-    claim_registers<consumer_registers(kChannelsLast)>();
-    consume<T, kColumns, kPlanes, kBlocks, kMergedTaps, kLines, kChannelsLast>(args, shared,
-                                                                               warpgroup);
+    claim_registers<consumer_registers(kWarpgroups, kChannelsLast)>();
+    consume<T, kColumns, kPlanes, kBlocks, kMergedTaps, kLines, kWarpgroups, kChannelsLast>(
+        args, shared, warpgroup);
   }
 #endif
 }

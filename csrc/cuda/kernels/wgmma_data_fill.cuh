@@ -146,6 +146,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
   const int fresh = box_advance(d);
   constexpr bool kByWarps = kFill != BoxFill::kCopyEngine;
   constexpr bool kCopies = kFill == BoxFill::kRuns;
+  constexpr int kFillWarps = fill_warps(2);  // otherwise the copy engine fills
   TransposedFill<T, kFillWarps, kFillDepth> copies(shared.fill_staging, thread / 32,
                                                    plan.chunk_units, sizes.box);
   RingCursor cursor;
@@ -199,7 +200,7 @@ __device__ void fill_boxes(const WgmmaDataArguments& args, const WgmmaShared& sh
                                            parity, line_source, row_of);
                              else
                                fill_elements<kElementUnits, T>(lines, rows, args.operand.stride[1],
-                                                               stride_w, thread, kFillThreads,
+                                                               stride_w, thread, 32 * kFillWarps,
                                                                line_source, row_of);
                            });
             if constexpr (kCopies) {
@@ -225,10 +226,11 @@ __device__ __forceinline__ bool begins_boxes(const WgmmaDataArguments& args) {
 }
 
 // The filling warps' part of the tables.
+template <int kWarpgroups>
 __device__ __forceinline__ void write_fill_tables(const WgmmaDataArguments& args,
                                                   const WgmmaShared& shared, int thread) {
   if (thread >= 32) {
-    constexpr int kOthers = kFillThreads - 32;
+    constexpr int kOthers = 32 * (fill_warps(kWarpgroups) - 1);
     clear_boxes(args, shared, thread - 32, kOthers);
     if (args.plan.fill_run != 0) write_places(args, shared, thread - 32, kOthers);
   } else if (begins_boxes(args) && thread == 0) {
@@ -236,20 +238,24 @@ __device__ __forceinline__ void write_fill_tables(const WgmmaDataArguments& args
   }
 }
 
-template <typename T, bool kChannelsLast>
+template <typename T, int kWarpgroups, bool kChannelsLast>
 __device__ __forceinline__ void produce_boxes(const WgmmaDataArguments& args,
                                               const WgmmaShared& shared, int thread) {
-  if (args.plan.fill_run == 0) {
+  if (kWarpgroups > 2 || args.plan.fill_run == 0) {
     const int begun = begins_boxes(args) ? args.plan.axes[0].window : 0;
     if (thread == 0) fill_boxes<T, BoxFill::kCopyEngine>(args, shared, 0, begun);
-  } else if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
-    // More loads at once need the registers that only contiguous operands leave.
-    if (kChannelsLast || args.plan.chunk_units == 2)
-      fill_boxes<T, BoxFill::kElements, 2>(args, shared, thread);
-    else
-      fill_boxes<T, BoxFill::kElements, 4>(args, shared, thread);
-  } else {
-    fill_boxes<T, BoxFill::kRuns>(args, shared, thread);
+    return;
+  }
+  if constexpr (kWarpgroups == 2) {
+    if (kChannelsLast || !copies_runs(args.plan.fill_run, sizeof(T))) {
+      // More loads at once need the registers that only contiguous operands leave.
+      if (kChannelsLast || args.plan.chunk_units == 2)
+        fill_boxes<T, BoxFill::kElements, 2>(args, shared, thread);
+      else
+        fill_boxes<T, BoxFill::kElements, 4>(args, shared, thread);
+    } else {
+      fill_boxes<T, BoxFill::kRuns>(args, shared, thread);
+    }
   }
 }
 

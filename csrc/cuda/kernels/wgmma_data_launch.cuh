@@ -17,13 +17,14 @@ cudaError_t launch_wgmma_shape(const WgmmaDataArguments& args, int blocks, cudaS
   constexpr WgmmaShape kShape =
       kChannelsLast ? kWgmmaShapesChannelsLast[kIndex] : kWgmmaShapesContiguous[kIndex];
   if constexpr (exists(kShape, kWgmmaUnitElements<T>)) {
-    const auto kernel = wgmma_data_kernel<T, kShape.columns, kShape.w_planes, kShape.blocks,
-                                          kShape.merged_taps, kShape.h_planes, kChannelsLast>;
+    const auto kernel =
+        wgmma_data_kernel<T, kShape.columns, kShape.w_planes, kShape.blocks, kShape.merged_taps,
+                          kShape.h_planes, kShape.warpgroups, kChannelsLast>;
     const cudaError_t status = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, args.sizes.shared_bytes);
     if (status != cudaSuccess) return status;
     // Starts, writes its tables and fills its first boxes while the weights are being packed.
-    return launch_kernel(kernel, static_cast<unsigned>(blocks), kWgmmaThreads,
+    return launch_kernel(kernel, static_cast<unsigned>(blocks), wgmma_threads(kShape.warpgroups),
                          args.sizes.shared_bytes, stream, PreviousKernel::kOverlaps, args);
   } else {
     return cudaErrorInvalidValue;

@@ -25,8 +25,10 @@ struct Consumer {
   MatrixAddress left, right;
   int lane;
   int block_units, step_units, box_units, part_units;
-  // The ring of weights: barrier and address of the next stage, parity of its phase.
-  uint32_t stage_full, parity = 0;
+  // The ring of weights: barrier and address of the next stage, parity of its phase (kStay or more:
+  // all stages have come for good).
+  static constexpr uint32_t kStay = 2;
+  uint32_t stage_full, parity;
   int stage_at;          // of the next part
   int parts_left;        // of the stage
   bool stage_begins;     // with the next part
@@ -49,22 +51,23 @@ struct Consumer {
         step_units(arguments.sizes.box.width == 2 ? arguments.sizes.box.rows * 2 : 2),
         box_units(arguments.sizes.box_bytes / kWgmmaUnitBytes),
         part_units(arguments.sizes.part_bytes / kWgmmaUnitBytes) {
-    restart_stages();
+    restart_stages(false);
   }
   static __device__ int first_row(const WgmmaDataArguments& args, int warpgroup) {
     const int run_rows = wgmma_run_rows(args.plan);
     if (args.plan.flattened) return warpgroup * 8 * run_rows;
-    return warpgroup * (args.plan.side_by_side ? run_rows : 8 * args.sizes.box.halo_w);
+    return warpgroup / args.plan.beside * 8 * args.sizes.box.halo_w +
+           warpgroup % args.plan.beside * run_rows;
   }
 
   static __device__ int row_bytes(const WgmmaDataArguments& args) {
     return args.sizes.box.width * kWgmmaUnitBytes;
   }
 
-  __device__ __forceinline__ void restart_stages() {
+  __device__ __forceinline__ void restart_stages(bool stay) {
     stage_full = shared.weight_full(0);
     stage_at = right.low;
-    parity = 0;
+    parity = stay ? kStay : 0;
   }
   // Of a box held, from the first one on.
   __device__ __forceinline__ int slot_of_held(int box) const {
@@ -113,7 +116,7 @@ struct Consumer {
   template <int kSteps, int kParts, typename Advance>
   __device__ __forceinline__ void multiply_parts(int p, const int (&left_at)[kParts],
                                                  bool accumulate, const Advance& advance) {
-    if (stage_begins) barrier_wait(stage_full, parity);
+    if (stage_begins && parity < kStay) barrier_wait(stage_full, parity);
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       const uint64_t a = left.with(left_at[part]), b = right.with(stage_at + part * part_units);
@@ -145,15 +148,17 @@ struct Consumer {
   __device__ __forceinline__ void multiply_taps(const ColumnPlace& tile, int first_tap, int slot,
                                                 bool first_round) {
     // A part is one row's width of channels, or several where the width is one step.
-    const int tap_step = static_cast<int>(uniform(2 * kSteps * args.sizes.box.rows));
-    const int first = left.low + static_cast<int>(uniform(slot)) * box_units;
+    const int tap_step = args.indices.tap_step;
+    const int first = left.low + slot * box_units;
     const int ring = shared.box_slots * box_units, end = left.low + ring;
     const auto operand_at = [first, ring, end](unsigned place) {
       const int at = first + static_cast<int>(place);
       return at >= end ? at - ring : at;
     };
-    const unsigned* tap = shared.taps + first_tap;
-    const int parts = static_cast<int>(uniform(tile.taps)) * args.sizes.tap_parts;
+    // Loaded by load_shared(): the compiler moves what it knows to be the same for all lanes to a
+    // register of the warp as soon as it is asked for, and waits for it.
+    uint32_t tap = shared_address(shared.taps + first_tap);
+    const int parts = tile.taps * args.sizes.tap_parts;
     int left_at;  // of the next part
     // Of single parts: the tap after this one, and what is left of this one.
     unsigned next_tap = 0;
@@ -164,7 +169,8 @@ struct Consumer {
     const auto find = [&] {
       int index = min(found + lane, parts - 1);
       const int in_tap = args.indices.tap_parts.take(index);
-      operands = static_cast<unsigned>(operand_at(tap[index]) + in_tap * tap_step);
+      operands =
+          static_cast<unsigned>(operand_at(load_shared(tap + 4 * index)) + in_tap * tap_step);
     };
     const auto found_operand = [&](int part) {
       return static_cast<int>(uniform_of(part, lane, operands));
@@ -173,8 +179,8 @@ struct Consumer {
       find();
       left_at = found_operand(0);
     } else {
-      left_at = operand_at(uniform(*tap));
-      next_tap = *++tap;
+      left_at = operand_at(uniform(load_shared(tap)));
+      next_tap = load_shared(tap += 4);
     }
     const auto advance = [&](int multiplied) {
       if constexpr (kPairs) {
@@ -190,8 +196,8 @@ struct Consumer {
         const bool ends = --tap_parts == 0;
         left_at = ends ? next_at : left_at + tap_step;
         tap_parts = ends ? args.sizes.tap_parts : tap_parts;
-        tap += ends;
-        next_tap = *tap;
+        tap += ends ? 4 : 0;
+        next_tap = load_shared(tap);
       }
     };
     const auto multiply_plane = [&](int p, int count, bool accumulate) {
@@ -231,15 +237,12 @@ struct Consumer {
     multiply_taps<kSteps, false>(tile, first_tap, slot, first_round);
   }
 
-  // The sums of a column tile. `ready` of the boxes that it reads are held from the one before; it
-  // is the last to read the first `leaving`, and holds the `staying` others when it ends.
-  __device__ __forceinline__ void multiply(const ColumnPlace& tile, int ready, int leaving,
-                                           int staying) {
+  // The sums of a column tile, the last to read the first `leaving` boxes.
+  __device__ __forceinline__ void multiply(const ColumnPlace& tile, int leaving) {
     const WgmmaDataPlan& plan = args.plan;
     const WindowAxis& d = plan.axes[0];
     pin(sums);
     wgmma_fence();
-    held = ready;
     if (!args.sizes.one_by_one) hold_boxes(d.window);
     int freed = 0, depth = 0;
     parts_left = plan.stage_parts;
@@ -279,7 +282,6 @@ struct Consumer {
     }
     wgmma_wait<0>();
     free_boxes(leaving - freed);
-    hold_boxes(staying);
     free_stage(unfreed);
     unfreed = 0;
     __syncwarp();

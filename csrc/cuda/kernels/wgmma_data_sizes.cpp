@@ -64,11 +64,12 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   sizes.resident =
       problem.groups == 1 && plan.column_parts == 1 && sizes.stages <= plan.weight_slots;
 
-  const int group_rows = 64 * plan.blocks;
+  const int rows = 64 * plan.blocks * plan.warpgroups;
+  const int consumer_warps = 4 * plan.warpgroups, fillers = fill_warps(plan.warpgroups);
   const int64_t staging_bytes =
       result_channels_last
           ? 0
-          : int64_t{4} * kConsumerWarps * 2 * kStagedChannels *
+          : int64_t{4} * consumer_warps * 2 * kStagedChannels *
                 staging_pitch_words(64 * plan.blocks * plan.w_planes / plan.unit_elements);
   int64_t at = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes;
   const auto place = [&at](int64_t bytes, int alignment = 128) {
@@ -82,10 +83,10 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   const bool copies = !result_channels_last && plan.fill_run != 0 &&
                       copies_runs(plan.fill_run, 16 / plan.unit_elements);
   sizes.fill_staging_at =
-      place(copies ? kFillWarps * kFillDepth * fill_batch_bytes(plan.chunk_units) : 0);
+      place(copies ? fillers * kFillDepth * fill_batch_bytes(plan.chunk_units) : 0);
   sizes.columns_at = place(sizes.column_tiles * kColumnPlaceBytes);
-  sizes.items_at = place((kFillWarps + kConsumerWarps) * kWorkItemBytes, 4);
-  sizes.rows_at = place(int64_t{4} * 2 * 64 * plan.blocks, 4);
+  sizes.items_at = place((fillers + consumer_warps) * kWorkItemBytes, 4);
+  sizes.rows_at = place(static_cast<int64_t>(sizeof(TileRow)) * rows, sizeof(TileRow));
   sizes.places_at = place(int64_t{4} * sizes.lines.count * sizes.lines.span, 4);
   sizes.taps_at = place(int64_t{4} * (sizes.taps + 2), 4);
   sizes.bias_at = place(int64_t{4} * problem.groups * sizes.channel_tiles * plan.columns, 4);
@@ -93,7 +94,7 @@ WgmmaDataSizes wgmma_data_sizes(const Problem& problem, Pass pass, bool result_c
   // Flattened tiles read rows past a box's end (and never store what they make of them): there must
   // be memory.
   const int64_t reach = static_cast<int64_t>(plan.box_slots) * sizes.box_bytes +
-                        2 * group_rows * sizes.box.width * kWgmmaUnitBytes;
+                        rows * sizes.box.width * kWgmmaUnitBytes;
   at = std::max(at, reach);
   sizes.shared_bytes = static_cast<int>(std::min(at, kMost));
   sizes.items = sizes.sample_tiles * problem.groups * sizes.segments * plan.column_parts *

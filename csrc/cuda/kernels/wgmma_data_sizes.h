@@ -7,9 +7,9 @@
 namespace convt3d {
 
 constexpr int kWgmmaUnitBytes = 16;
-constexpr int kConsumerWarps = 8;
-constexpr int kFillWarps = 7;
-constexpr int kFillThreads = 32 * kFillWarps;
+// Warps that fill boxes, beside those that multiply and the one that copies weights. More than two
+// multiplying warpgroups leave only registers for a thread that has the copy engine fill them.
+constexpr int fill_warps(int warpgroups) { return warpgroups == 2 ? 7 : 3; }
 constexpr int kFillDepth = 2;  // batches (transposed_fill.cuh) of a warp: more would spill
 
 // Staging of contiguous results: a warp's sums of eight channels, twice. The odd number of 16-byte
@@ -21,8 +21,8 @@ constexpr int staging_pitch_words(int words) { return words + 4; }
 constexpr int64_t kColumnPlaceBytes = 16, kWorkItemBytes = 36;
 
 // What the plan decides. A block of threads owns a tile of positions in (h, w), of small images
-// those of several samples, and walks along d; each of its two consumer warpgroups owns kBlocks x
-// 64 of them.
+// those of several samples, and walks along d; each of its consumer warpgroups owns kBlocks x 64 of
+// them.
 struct WgmmaDataPlan {
   WindowAxis axes[3];
   int unit_elements;  // of 16 bytes: 8, or 4 for float32
@@ -30,8 +30,9 @@ struct WgmmaDataPlan {
   int w_planes;       // result planes along w in a column tile: 1, or all of them
   int merged_taps;    // taps along w side by side in a product, all of them; 0: each has its own
   int blocks;         // 64-row blocks per warpgroup: 1, 2 or 4
+  int warpgroups;     // that multiply: 2 or 3
   bool flattened;     // positions: h and w as one axis with the halo between; else 8 x 8 squares
-  bool side_by_side;  // squares: the second warpgroup lies beside the first, else below
+  int beside;         // squares: so many warpgroups lie side by side, the others below
   bool merges_h;      // merged_taps are those of all taps along h, too (one_tap_axis())
   int tile_h, tile_w;
   int samples;       // more than one: flattened tiles of whole images, one behind the other
@@ -65,7 +66,7 @@ constexpr int wgmma_run_rows(const WgmmaDataPlan& plan) {
   const int rows = 8 * plan.blocks;
   return plan.merged_taps > 0 ? (rows - (plan.axes[2].window - 1)) / 2 * 2 : rows;
 }
-constexpr int kWgmmaRuns = 16;
+constexpr int wgmma_runs(const WgmmaDataPlan& plan) { return 8 * plan.warpgroups; }
 
 // Whether warps hold neighbours along w of a contiguous result that can leave 16 bytes at a time:
 // lines and runs are multiples of that.

@@ -9,16 +9,28 @@ namespace convt3d {
 template <typename T>
 constexpr int kWordElements = 4 / static_cast<int>(sizeof(T));
 
-// Where a column tile's results go: `base` is position (0, 0) of the first sample's plane of depth,
-// first channel of the tile.
+// Where a column tile's results go: `base` is the tile's first position, planes (0, 0), first
+// channel.
 template <typename T>
 struct ResultTile {
   T* base;
-  unsigned end;  // position_end() of the samples in the batch
-  int h, w;      // first positions
+  int samples;
+  int h, w;  // first positions
   int plane_h, plane_w;
   int channels;       // from the first on, in the group
   const float* bias;  // of the tile's channels, in shared memory
+
+  // Of the tile's plane p along w, where it has several.
+  template <int kPlanes>
+  __device__ __forceinline__ T* of_plane(const WgmmaDataArguments& args, int p) const {
+    return base + (plane_h * static_cast<int>(args.result.stride[3]) +
+                   (kPlanes > 1 ? p : plane_w) * static_cast<int>(args.result.stride[4]));
+  }
+  template <int kPlanes>
+  __device__ __forceinline__ unsigned limits(const WgmmaDataArguments& args, int p) const {
+    return pack_limits(samples, args.indices.positions_h[plane_h] - h,
+                       args.indices.positions_w[kPlanes > 1 ? p : plane_w] - w);
+  }
 };
 
 // ---- Channels-last -----------------------------------------------------------------------------
@@ -38,103 +50,98 @@ __device__ __forceinline__ void for_owned_columns(const Body& body) {
     body(std::integral_constant<int, 2>{}, kColumns / 16 * 16, 2 * thread);
 }
 
-// The results of a row, at `position`: two sums of every four from `sums` on.
-template <bool kInVectors, typename T, int kColumns>
-__device__ __forceinline__ void store_row(T* position, const float* sums, int channels,
-                                          const float* bias) {
-  for_owned_columns<T, kColumns>(
-      [&]<int kOwned>(std::integral_constant<int, kOwned>, int first, int own) {
-        constexpr int kVector = 4 * kWordElements<T>;
-        constexpr int kCount = kOwned < kVector ? kOwned : kVector;
-        constexpr int kWords = kCount / kWordElements<T>;
+// How the results of a column tile leave: 16 bytes at a time, of channels that all exist or not, or
+// in elements.
+enum class RowStores { kWholeVectors, kVectors, kElements };
+
+// A thread's neighbouring results of a row: two sums of every four from `sums` on.
+template <RowStores kStores, typename T, int kOwned>
+__device__ __forceinline__ void store_owned(bool exists, T* target, const float* sums,
+                                            const float* bias, int channels) {
+  constexpr int kVector = 4 * kWordElements<T>;
+  constexpr int kCount = kOwned < kVector ? kOwned : kVector;
 #pragma unroll
-        for (int part = 0; part < kOwned; part += kVector) {
-          uint32_t words[kWords];
+  for (int part = 0; part < kOwned; part += kCount) {
+    uint32_t words[kCount / kWordElements<T>];
 #pragma unroll
-          for (int j = 0; j < kCount; j += 2) {
-            const float* const pair = sums + first / 2 + (part + j) * 2;
-            if constexpr (kWordElements<T> == 1) {
-              words[j] = __float_as_uint(pair[0] + (bias + own)[first + part + j]);
-              words[j + 1] = __float_as_uint(pair[1] + (bias + own)[first + part + j + 1]);
-            } else {
-              words[j / 2] = pack_pair<T>(pair[0], pair[1]);
-            }
-          }
-          T* const target = position + own + (first + part);
-          const int left = channels - own - (first + part);
-          if constexpr (kInVectors && kWordElements<T> == 1) {
-            store_words_if(left > 0, target, words);
-          } else if constexpr (kInVectors) {
-            // In 16 bits branches are as fast, for small results faster.
-            if (left > 0) store_words_if(true, target, words);
-          } else {
-            using Bits = BitsOf<T>;
+    for (int j = 0; j < kCount; j += 2) {
+      const float* const pair = sums + (part + j) * 2;
+      const float first = pair[0] + bias[part + j], second = pair[1] + bias[part + j + 1];
+      if constexpr (kWordElements<T> == 1) {
+        words[j] = __float_as_uint(first);
+        words[j + 1] = __float_as_uint(second);
+      } else {
+        words[j / 2] = pack_pair<T>(first, second);
+      }
+    }
+    if constexpr (kStores == RowStores::kElements) {
+      using Bits = BitsOf<T>;
 #pragma unroll
-            for (int i = 0; i < kCount; ++i)
-              if (i < left)
-                reinterpret_cast<Bits*>(target)[i] = static_cast<Bits>(
-                    words[i / kWordElements<T>] >> (8 * sizeof(T) * (i % kWordElements<T>)));
-          }
-        }
-      });
+      for (int i = 0; i < kCount; ++i)
+        if (exists && part + i < channels)
+          reinterpret_cast<Bits*>(target)[part + i] = static_cast<Bits>(
+              words[i / kWordElements<T>] >> (8 * sizeof(T) * (i % kWordElements<T>)));
+    } else {
+      store_words_if(exists && (kStores == RowStores::kWholeVectors || part < channels),
+                     target + part, words);
+    }
+  }
 }
 
 template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
-__device__ __forceinline__ void store_channels_last(const WgmmaDataArguments& args,
-                                                    const ResultTile<T>& to,
-                                                    float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                                    const unsigned* rows, int lane) {
-  const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
-  const int stride_n = static_cast<int>(args.result.stride[0]);
-  const int stride_h = static_cast<int>(args.result.stride[3]);
-  const int stride_w = static_cast<int>(args.result.stride[4]);
-  // Zeros where there is no bias. float32 adds it when it stores: without an operation in between,
-  // ptxas spills.
-  if constexpr (kWordElements<T> > 1)
+__device__ __forceinline__ void store_channels_last(
+    const WgmmaDataArguments& args, const ResultTile<T>& to,
+    const float (&sums)[kBlocks][kSlots][kColumns / 2], const TileRow* rows, int lane) {
+  // Once for all channels, where registers are left for that.
+  constexpr bool kHeld = kBlocks * kSlots * kColumns / 2 < 128;
+  TileRow held[kBlocks][2];
+  const auto row_of = [&](int block, int half) {
+    return rows[(half * kBlocks + block) * 8 + lane / 4];
+  };
+  if constexpr (kHeld) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) held[block][half] = row_of(block, half);
+  }
+  const auto store = [&]<RowStores kStores, bool kBias>() {
     for_owned_columns<T, kColumns>(
         [&]<int kOwned>(std::integral_constant<int, kOwned>, int first, int own) {
+          const float* const bias = to.bias + own + first;
+          float held_bias[kOwned] = {};
+          if constexpr (kHeld && kBias)
 #pragma unroll
-          for (int j = 0; j < kOwned; j += 2) {
-            const float* const own_bias = to.bias + own + (first + j);
-            const float bias[2] = {own_bias[0], own_bias[1]};
+            for (int j = 0; j < kOwned; ++j) held_bias[j] = bias[j];
+#pragma unroll
+          for (int p = 0; p < kPlanes; ++p) {
+            T* base = to.template of_plane<kPlanes>(args, p) + own;
+            forget_origin(base);  // adding to it is one instruction then
+            const unsigned limits = to.template limits<kPlanes>(args, p);
 #pragma unroll
             for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
-              for (int p = 0; p < kPlanes; ++p)
-#pragma unroll
-                for (int i = 0; i < 4; ++i) sums[block][p][first / 2 + j * 2 + i] += bias[i % 2];
+              for (int half = 0; half < 2; ++half) {
+                const TileRow row = kHeld ? held[block][half] : row_of(block, half);
+                const bool exists = is_inside(row.position, limits);
+                // A branch keeps the compiler from finding all rows' places at once.
+                if (kHeld || exists)
+                  store_owned<kStores, T, kOwned>(
+                      exists, base + row.offset + first, &sums[block][p][first / 2 + 2 * half],
+                      kHeld || !kBias ? held_bias : bias, to.channels - own - first);
+              }
           }
         });
-#pragma unroll
-  for (int p = 0; p < kPlanes; ++p) {
-    // Of all rows first, so that their latencies overlap.
-    int offsets[kBlocks][2];  // negative: no result
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const unsigned row = rows[(half * kBlocks + block) * 8 + lane / 4];
-        const TilePosition at = unpack_position(row);
-        const int y = axis_h.result_step * (to.h + at.h) + to.plane_h;
-        const int x = axis_w.result_step * (to.w + at.w) + (kPlanes > 1 ? p : to.plane_w);
-        const bool exists = row < to.end && y < axis_h.result_extent && x < axis_w.result_extent;
-        offsets[block][half] = exists ? at.sample * stride_n + y * stride_h + x * stride_w : -1;
-      }
-    }
-    const auto store_rows = [&]<bool kInVectors>(std::bool_constant<kInVectors>) {
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          if (offsets[block][half] >= 0)
-            store_row<kInVectors, T, kColumns>(to.base + offsets[block][half],
-                                               &sums[block][p][2 * half], to.channels, to.bias);
-    };
-    if (args.result_in_vectors)
-      store_rows(std::true_type{});
-    else
-      store_rows(std::false_type{});
-  }
+  };
+  if (!args.result_in_vectors)
+    store.template operator()<RowStores::kElements, true>();
+  else if (to.channels < kColumns)
+    store.template operator()<RowStores::kVectors, true>();
+  // Float32 always adds the bias, zeros where there is none: without an operation in between, ptxas
+  // spills.
+  else if (kWordElements<T> == 1 || args.bias.data != nullptr)
+    store.template operator()<RowStores::kWholeVectors, true>();
+  else
+    store.template operator()<RowStores::kWholeVectors, false>();
 }
 
 // ---- Contiguous --------------------------------------------------------------------------------
@@ -165,31 +172,26 @@ struct WordPlace {
 
 template <typename T, int kPlanes>
 __device__ __forceinline__ WordPlace locate_word(const WgmmaDataArguments& args,
-                                                 const ResultTile<T>& to, const unsigned* rows,
+                                                 const ResultTile<T>& to, const TileRow* rows,
                                                  int word) {
-  const WindowAxis &axis_h = args.plan.axes[1], &axis_w = args.plan.axes[2];
   WordPlace place{};
 #pragma unroll
   for (int e = 0; e < kWordElements<T>; ++e) {
-    const int element = kWordElements<T> * word + e;
-    const unsigned row = rows[element / kPlanes];
-    const TilePosition at = unpack_position(row);
-    const int y = axis_h.result_step * (to.h + at.h) + to.plane_h;
-    const int x =
-        axis_w.result_step * (to.w + at.w) + (kPlanes > 1 ? element % kPlanes : to.plane_w);
-    place.offset[e] = at.sample * static_cast<int>(args.result.stride[0]) +
-                      y * static_cast<int>(args.result.stride[3]) +
-                      x * static_cast<int>(args.result.stride[4]);
+    const int element = kWordElements<T> * word + e, p = element % kPlanes;
+    const TileRow row = rows[element / kPlanes];
+    place.offset[e] = row.offset + (kPlanes > 1 ? p * static_cast<int>(args.result.stride[4]) : 0);
     // Said so that the compiler keeps one offset where it can.
     if (kPlanes > 1 && e == 1) place.offset[1] = place.offset[0] + 1;
-    place.inside[e] = row < to.end && y < axis_h.result_extent && x < axis_w.result_extent;
+    place.inside[e] = is_inside(row.position, to.template limits<kPlanes>(args, p));
   }
   if constexpr (kWordElements<T> == 1)
     place.together = place.inside[0];
   else
     place.together =
         place.inside[0] && place.inside[1] && place.offset[1] == place.offset[0] + 1 &&
-        (reinterpret_cast<uintptr_t>(to.base + place.offset[0]) | 2 * args.result.stride[1]) % 4 ==
+        (reinterpret_cast<uintptr_t>(to.template of_plane<kPlanes>(args, 0) + place.offset[0]) |
+         2 * args.result.stride[1]) %
+                4 ==
             0;
   return place;
 }
@@ -251,7 +253,7 @@ template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
 __device__ __forceinline__ void store_vectors(const WgmmaDataArguments& args,
                                               const ResultTile<T>& to,
                                               const float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                              const unsigned* rows, uint32_t* staging, int lane) {
+                                              const TileRow* rows, uint32_t* staging, int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
   constexpr int kBuffer = kStagedChannels * Words::kPitch, kGroups = kColumns / kStagedChannels;
   constexpr int kAtOnce = Words::kVectorChannels, kSteps = kStagedChannels / kAtOnce;
@@ -260,7 +262,7 @@ __device__ __forceinline__ void store_vectors(const WgmmaDataArguments& args,
   const WordPlace place = locate_word<T, kPlanes>(args, to, rows, first_word);
   if (!__any_sync(0xffffffffu, place.together)) return;
   const int64_t stride_c = args.result.stride[1];
-  T* target = to.base + place.offset[0] + first_channel * stride_c;
+  T* target = to.template of_plane<kPlanes>(args, 0) + place.offset[0] + first_channel * stride_c;
   // Lanes without a channel read another lane's.
   const uint32_t* const staged =
       staging + first_channel % kStagedChannels * Words::kPitch + first_word;
@@ -300,7 +302,7 @@ __device__ __forceinline__ void store_vectors(const WgmmaDataArguments& args,
 template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
 __device__ __forceinline__ void store_words(const WgmmaDataArguments& args, const ResultTile<T>& to,
                                             const float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                            const unsigned* rows, uint32_t* staging, int lane) {
+                                            const TileRow* rows, uint32_t* staging, int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
   constexpr int kBuffer = kStagedChannels * Words::kPitch;
   // Neighbouring lanes take neighbours of a channel.
@@ -319,7 +321,7 @@ __device__ __forceinline__ void store_words(const WgmmaDataArguments& args, cons
   if (!__any_sync(0xffffffffu, any)) return;
   apart = __any_sync(0xffffffffu, apart);
   const int64_t stride_c = args.result.stride[1];
-  T* target = to.base + first_channel * stride_c;
+  T* target = to.template of_plane<kPlanes>(args, 0) + first_channel * stride_c;
 #pragma unroll
   for (int first = 0; first < kColumns; first += kStagedChannels) {
     if (first >= to.channels) break;
@@ -361,8 +363,7 @@ template <bool kMerged, typename T, int kColumns, int kPlanes, int kBlocks, int 
 __device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
                                                  const ResultTile<T>& to,
                                                  const float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                                 const unsigned* rows, uint32_t* staging,
-                                                 int lane) {
+                                                 const TileRow* rows, uint32_t* staging, int lane) {
   // See has_vector_runs().
   if constexpr (!kMerged) {
     if (args.result_in_vectors) {

@@ -20,11 +20,16 @@ constexpr int kWgmmaUnitElements = kWgmmaUnitBytes / static_cast<int>(sizeof(T))
 // Neighbouring channels-last results that a thread has sums of, as a power of two: 16 bytes.
 template <typename T>
 constexpr int kOwnedBits = sizeof(T) == 2 ? 3 : 2;
-constexpr int kWgmmaThreads = 4 * kWarpgroupThreads;
-// Together 256 of a pair of threads. Contiguous operands are filled with more loads under way.
-constexpr int producer_registers(bool channels_last) { return channels_last ? 64 : 80; }
-constexpr int consumer_registers(bool channels_last) {
-  return 256 - producer_registers(channels_last);
+constexpr int wgmma_threads(int warpgroups) {
+  return warpgroups * kWarpgroupThreads + 32 * (fill_warps(warpgroups) + 1);
+}
+// Of a thread; together 128 times the threads. Contiguous operands are filled with more loads under
+// way.
+constexpr int producer_registers(int warpgroups, bool channels_last) {
+  return warpgroups == 3 ? 32 : channels_last ? 64 : 80;
+}
+constexpr int consumer_registers(int warpgroups, bool channels_last) {
+  return warpgroups == 3 ? 160 : 256 - producer_registers(warpgroups, channels_last);
 }
 
 // Taps along w, merged ones as one.
@@ -42,6 +47,9 @@ struct WgmmaIndices {
   Divisor line_span, operand_w;                              // of what is filled
   Divisor channels;                                          // of a group's column tiles, padded
   int tiles_per_part;                                        // column tiles
+  int tap_step;  // units between the parts of a tap in a box
+  // Positions of the result that have this plane.
+  int positions_h[kMostWindowPlanes]{}, positions_w[kMostWindowPlanes]{};
   int tap_rows_h[kMostWindowTaps]{}, tap_rows_w[kMostWindowTaps]{};  // of a box, where taps begin
 
   WgmmaIndices() = default;
@@ -62,8 +70,14 @@ struct WgmmaIndices {
         line_span(sizes.lines.span),
         operand_w(plan.axes[2].operand_extent),
         channels(sizes.channel_tiles * plan.columns),
-        tiles_per_part((sizes.column_tiles + plan.column_parts - 1) / plan.column_parts) {
+        tiles_per_part((sizes.column_tiles + plan.column_parts - 1) / plan.column_parts),
+        tap_step(plan.stage_units * sizes.box.rows) {
     const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
+    const auto positions = [](const WindowAxis& axis, int plane) {
+      return (axis.result_extent - plane + axis.result_step - 1) / axis.result_step;
+    };
+    for (int plane = 0; plane < h.result_step; ++plane) positions_h[plane] = positions(h, plane);
+    for (int plane = 0; plane < w.result_step; ++plane) positions_w[plane] = positions(w, plane);
     for (int tap = 0; tap < h.taps(); ++tap) tap_rows_h[tap] = sizes.box.row_h(h, h.offset[tap]);
     for (int tap = 0; tap < listed_taps(plan); ++tap)
       tap_rows_w[tap] = plan.merged_taps > 0 ? 0 : sizes.box.row_w(w, w.offset[tap]);
@@ -164,8 +178,8 @@ __device__ __forceinline__ int box_advance(const WindowAxis& d) {
 }
 
 // ---- Tables in shared memory -----------------------------------------------------------------
-struct ColumnPlace {  // a column tile
-  int first_tap;      // in the list of taps
+struct alignas(16) ColumnPlace {  // a column tile
+  int first_tap;                  // in the list of taps
   // Taps are multiplied in rounds: those of a box each where boxes come one by one, else all of a
   // chunk in one. No rounds where a plane has no tap.
   short rounds, chunk_rounds;  // of all chunks, of one
@@ -177,11 +191,11 @@ struct WgmmaShared {
   char *staging, *fill_staging;
   ColumnPlace* columns;
   WorkItem* items;  // one per filling warp, then per multiplying one
-  unsigned* rows;   // pack_position() of a row within the tile, or kNoPosition
-  int* places;      // row of a box per column of each line it is filled by, or kNoRow
-  unsigned* taps;   // units from a round's first box to a tap's rows, in the order of first_tap,
-                    // and two more
-  float* bias;      // of all channels, tiles padded; zeros for none
+  TileRow* rows;
+  int* places;     // row of a box per column of each line it is filled by, or kNoRow
+  unsigned* taps;  // units from a round's first box to a tap's rows, in the order of first_tap,
+                   // and two more
+  float* bias;     // of all channels, tiles padded; zeros for none
   int box_slots, weight_slots;
 
   __device__ WgmmaShared(char* base, const WgmmaDataArguments& args)
@@ -192,13 +206,20 @@ struct WgmmaShared {
         fill_staging(base + args.sizes.fill_staging_at),
         columns(reinterpret_cast<ColumnPlace*>(base + args.sizes.columns_at)),
         items(reinterpret_cast<WorkItem*>(base + args.sizes.items_at)),
-        rows(reinterpret_cast<unsigned*>(base + args.sizes.rows_at)),
+        rows(reinterpret_cast<TileRow*>(base + args.sizes.rows_at)),
         places(reinterpret_cast<int*>(base + args.sizes.places_at)),
         taps(reinterpret_cast<unsigned*>(base + args.sizes.taps_at)),
         bias(reinterpret_cast<float*>(base + args.sizes.bias_at)),
         box_slots(args.plan.box_slots),
         weight_slots(args.plan.weight_slots) {}
 
+  // In one load.
+  __device__ ColumnPlace column(int index) const {
+    const uint4 words = *reinterpret_cast<const uint4*>(columns + index);
+    ColumnPlace place;
+    __builtin_memcpy(&place, &words, sizeof(place));
+    return place;
+  }
   __device__ uint32_t box_full(int slot) const { return barriers + 16 * slot; }
   __device__ uint32_t box_empty(int slot) const { return barriers + 16 * slot + 8; }
   __device__ uint32_t weight_full(int slot) const { return barriers + 8 * (2 * box_slots + slot); }
@@ -236,24 +257,33 @@ __device__ inline void write_columns(const WgmmaDataArguments& args, const Wgmma
 
 // Rows that are eight apart in a block of 64 begin runs, one behind the other (flattened) or one h
 // apart (squares), which its blocks fill: a warp's sums are of two runs of 8 * blocks rows.
-template <int kBlocks>
+template <int kBlocks, int kWarpgroups>
 __device__ __forceinline__ void write_rows(const WgmmaDataArguments& args,
                                            const WgmmaShared& shared, int thread, int threads) {
   const WgmmaDataPlan& plan = args.plan;
   const int run_rows = wgmma_run_rows(plan);
-  for (int i = thread; i < 2 * 64 * kBlocks; i += threads) {
+  for (int i = thread; i < kWarpgroups * 64 * kBlocks; i += threads) {
     const int run = i / (8 * kBlocks), in_run = i % (8 * kBlocks);
     TilePosition at{};
     if (plan.flattened) {
       at = BoxShape::position_at(run * run_rows + in_run, args.indices.sample_rows,
                                  args.indices.halo_w);
     } else {
-      at.h = plan.side_by_side ? run % 8 : run;
-      at.w = in_run + (plan.side_by_side ? run / 8 * run_rows : 0);
+      const int warpgroup = run / 8;
+      at.h = warpgroup / plan.beside * 8 + run % 8;
+      at.w = warpgroup % plan.beside * run_rows + in_run;
     }
     const bool exists =
         in_run < run_rows && at.sample < plan.samples && at.h < plan.tile_h && at.w < plan.tile_w;
-    shared.rows[i] = exists ? pack_position(at) : kNoPosition;
+    TileRow row{kNoPosition, 0};
+    if (exists) {
+      const TensorPointer& result = args.result;
+      row.position = pack_position(at);
+      row.offset = at.sample * static_cast<int>(result.stride[0]) +
+                   plan.axes[1].result_step * at.h * static_cast<int>(result.stride[3]) +
+                   plan.axes[2].result_step * at.w * static_cast<int>(result.stride[4]);
+    }
+    shared.rows[i] = row;
   }
 }
 
@@ -304,16 +334,16 @@ __device__ void write_bias(const WgmmaDataArguments& args, const WgmmaShared& sh
 }
 
 // By the consumers.
-template <typename T, int kBlocks>
+template <typename T, int kBlocks, int kWarpgroups>
 __device__ __forceinline__ void write_consumers_tables(const WgmmaDataArguments& args,
                                                        const WgmmaShared& shared) {
-  constexpr int kThreads = 2 * kWarpgroupThreads / 4;
+  constexpr int kThreads = kWarpgroups * kWarpgroupThreads / 4;
   const int table = static_cast<int>(uniform(threadIdx.x / kThreads));
   const int thread = threadIdx.x % kThreads;
   if (table == 0)
     write_columns(args, shared, thread, kThreads);
   else if (table == 1)
-    write_rows<kBlocks>(args, shared, thread, kThreads);
+    write_rows<kBlocks, kWarpgroups>(args, shared, thread, kThreads);
   else if (table == 2)
     write_taps(args, shared, thread, kThreads);
   else

@@ -194,21 +194,31 @@ inline LinesToFill lines_to_fill(FillBy by, int samples, const WindowAxis& h, co
   return lines;
 }
 
-// An entry of the kernel's table of rows: the position of a row, in ascending order of samples.
-// Tiles have at most 512 rows.
+// Positions of a tile are compared with what the tensor has from its first one on, all three
+// coordinates at once: each has a field with a spare bit, which stays set in the difference where
+// the position is inside. Tiles have at most 768 rows.
 constexpr int kMostTileSamples = 64;
-constexpr unsigned kNoPosition = ~0u;
+constexpr unsigned kSpareBits = 1u << 31 | 1u << 23 | 1u << 11;
+constexpr unsigned kNoPosition = ~kSpareBits;
 CONVT3D_HOST_DEVICE constexpr unsigned pack_position(const TilePosition& position) {
-  return static_cast<unsigned>(position.sample << 24 | position.h << 12 | position.w);
+  return static_cast<unsigned>((position.sample + 1) << 24 | (position.h + 1) << 12 |
+                               (position.w + 1));
 }
-CONVT3D_HOST_DEVICE constexpr TilePosition unpack_position(unsigned packed) {
-  return {static_cast<int>(packed >> 24), static_cast<int>(packed >> 12 & 4095),
-          static_cast<int>(packed & 4095)};
+CONVT3D_HOST_DEVICE constexpr unsigned pack_limits(int samples, int h, int w) {
+  constexpr int kMost = 1023;
+  const auto field = [](int limit) { return limit < 0 ? 0 : limit > kMost ? kMost : limit; };
+  return kSpareBits | static_cast<unsigned>(samples << 24 | field(h) << 12 | field(w));
 }
-// Entries below are of the first `samples` samples.
-CONVT3D_HOST_DEVICE constexpr unsigned position_end(int samples) {
-  return static_cast<unsigned>(samples) << 24;
+CONVT3D_HOST_DEVICE constexpr bool is_inside(unsigned position, unsigned limits) {
+  return ((limits - position) & kSpareBits) == kSpareBits;
 }
+
+// An entry of the kernel's table of rows: the position of a row, and how far its results lie from
+// those of the tile's first one, in elements.
+struct alignas(8) TileRow {
+  unsigned position;
+  int offset;
+};
 
 // nullopt: more taps or planes than the kernel's tables hold.
 inline std::optional<WindowAxis> window_axis(Pass pass, const Axis& axis) {

@@ -11,6 +11,7 @@ namespace convt3d {
 struct WgmmaShape {
   int columns, w_planes, blocks, merged_taps;
   int h_planes = 1;
+  int warpgroups = 2;
 };
 
 constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
@@ -25,6 +26,13 @@ constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
     {64, 1, 4, 0},
     {128, 1, 1, 0},
     {128, 1, 2, 0},
+    {16, 2, 2, 0},
+    {16, 2, 4, 0},
+    {32, 2, 1, 0},
+    {32, 2, 2, 0},
+    {64, 2, 1, 0},
+    {64, 2, 2, 0},
+    {128, 2, 1, 0},
     // Few channels: the taps of stride 1, 2 and 4 along w side by side.
     {16, 1, 4, 3},
     {24, 1, 2, 3},
@@ -35,7 +43,16 @@ constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
     {32, 2, 2, 3},
     {8, 4, 1, 4},
     // Patches of 4 x 4, with the taps along h.
-    {8, 4, 1, 16, 4}};
+    {8, 4, 1, 16, 4},
+    // Three warpgroups, where registers allow it.
+    {32, 1, 2, 0, 1, 3},
+    {32, 1, 4, 0, 1, 3},
+    {48, 1, 2, 0, 1, 3},
+    {64, 1, 2, 0, 1, 3},
+    {128, 1, 1, 0, 1, 3},
+    {16, 1, 2, 7, 1, 3},
+    {24, 1, 2, 3, 1, 3},
+    {8, 2, 4, 3, 1, 3}};
 
 // Stride 2 and 4 along w keep all their residues in a tile: lines of the result stay whole.
 constexpr WgmmaShape kWgmmaShapesContiguous[] = {
@@ -71,13 +88,13 @@ constexpr bool exists(const WgmmaShape& shape, int unit_elements) {
   if (unit_elements == 8) return true;
   if (shape.h_planes > 1) return true;
   if (shape.merged_taps > 0) return shape.merged_taps <= 4 && shape.w_planes < 4;
-  return shape.blocks < 4 || shape.columns < 64;
+  return shape.blocks < 4 || shape.columns * shape.w_planes < 64;
 }
 
 constexpr bool matches(const WgmmaShape& shape, const WgmmaDataPlan& plan) {
   return shape.columns == plan.columns && shape.w_planes == plan.w_planes &&
          shape.h_planes == wgmma_h_planes(plan) && shape.blocks == plan.blocks &&
-         shape.merged_taps == plan.merged_taps;
+         shape.merged_taps == plan.merged_taps && shape.warpgroups == plan.warpgroups;
 }
 
 }  // namespace convt3d
