@@ -33,10 +33,11 @@ __device__ __forceinline__ void meet() {
   asm volatile("barrier.sync %0, %1;\n" ::"n"(kId), "n"(kThreads) : "memory");
 }
 
-// Makes the compiler forget how it got this pointer.
+// Makes the compiler forget how it got this pointer to global memory.
 template <typename T>
 __device__ __forceinline__ void forget_origin(T*& pointer) {
   asm volatile("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
 }
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {

@@ -14,10 +14,11 @@
 //   weights   one thread copies them, packed by pack_wgmma_weights in the order of consumption,
 //             some parts of taps ("stage") at a time into a second ring, or once for good if all
 //             fit.
-//   products  two warpgroups, kBlocks x 64 positions each, sums in registers. Where results have
-//             few channels, all taps along w lie side by side in the columns; what they make of an
-//             operand row is then moved to the rows it belongs to (wgmma_data_merge.cuh). Of
-//             patches (kernel = stride) those along h, too; there nothing has to be moved.
+//   products  two warpgroups, or three, kBlocks x 64 positions each, sums in registers. Where
+//             results have few channels, all taps along w lie side by side in the columns; what
+//             they make of an operand row is then moved to the rows it belongs to
+//             (wgmma_data_merge.cuh). Of patches (kernel = stride) those along h, too; there
+//             nothing has to be moved.
 //   result    channels-last: registers -> global, 16 bytes at a time (packed columns are permuted
 //             so that a thread owns neighbouring channels). Contiguous: through shared memory, in
 //             runs along w.
@@ -50,12 +51,7 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
   // In shared memory, because results, while they are stored, take all registers. The block's first
   // one was written with the tables.
   WorkItem& item = shared.items[fill_warps(kWarpgroups) + warp];
-  for (unsigned index = blockIdx.x; index < sizes.items; index += gridDim.x) {
-    if (index != blockIdx.x) {
-      __syncwarp();  // all have left the item before
-      if (consumer.lane == 0) item = WorkItem(args, static_cast<int>(index));
-      __syncwarp();
-    }
+  for (unsigned index = blockIdx.x; index < sizes.items;) {
     const WindowAxis &h = args.plan.axes[1], &w = args.plan.axes[2];
     T* const result =
         static_cast<T*>(args.result.data) + item.n * args.result.stride[0] +
@@ -70,7 +66,6 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
         kChannelsLast && kBlocks * kColumns * (kMerged ? kMergedTaps : kPlanes) < 256;
     ColumnPlace next = shared.column(first_column);
     for (int t = first_d; t < last_d; ++t) {
-      if (sizes.resident) consumer.restart_stages(t > first_d || index != blockIdx.x);
 #pragma unroll 1
       for (int column = first_column; column < last_column; ++column) {
         const ColumnPlace tile = kEarly ? next : shared.column(column);
@@ -115,6 +110,13 @@ __device__ __forceinline__ void consume(const WgmmaDataArguments& args, const Wg
         // The compiler must see all warps together before the next product: see C7520 of ptxas.
         named_barrier(1 + warpgroup, kWarpgroupThreads);
       }
+      if (sizes.resident) consumer.stay_in_stages();
+    }
+    index += gridDim.x;
+    if (index < sizes.items) {
+      __syncwarp();  // all have left the item before
+      if (consumer.lane == 0) item = WorkItem(args, static_cast<int>(index));
+      __syncwarp();
     }
   }
 }

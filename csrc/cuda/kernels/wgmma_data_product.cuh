@@ -26,12 +26,12 @@ struct Consumer {
   int lane;
   int block_units, step_units, box_units, part_units;
   // The ring of weights: barrier and address of the next stage, parity of its phase (kStay or more:
-  // all stages have come for good).
+  // nothing to wait for).
   static constexpr uint32_t kStay = 2;
   uint32_t stage_full, parity;
   int stage_at;          // of the next part
   int parts_left;        // of the stage
-  bool stage_begins;     // with the next part
+  uint32_t awaited;      // parity to wait for before the next part, if it begins a stage
   uint32_t unfreed = 0;  // barrier that frees the stage whose last products may be under way
   // The ring of boxes.
   RingCursor next_box;  // first not yet waited for
@@ -51,7 +51,7 @@ struct Consumer {
         step_units(arguments.sizes.box.width == 2 ? arguments.sizes.box.rows * 2 : 2),
         box_units(arguments.sizes.box_bytes / kWgmmaUnitBytes),
         part_units(arguments.sizes.part_bytes / kWgmmaUnitBytes) {
-    restart_stages(false);
+    first_stage(0);
   }
   static __device__ int first_row(const WgmmaDataArguments& args, int warpgroup) {
     const int run_rows = wgmma_run_rows(args.plan);
@@ -64,11 +64,13 @@ struct Consumer {
     return args.sizes.box.width * kWgmmaUnitBytes;
   }
 
-  __device__ __forceinline__ void restart_stages(bool stay) {
+  __device__ __forceinline__ void first_stage(uint32_t of_parity) {
     stage_full = shared.weight_full(0);
     stage_at = right.low;
-    parity = stay ? kStay : 0;
+    parity = of_parity;
   }
+  // Once all stages have come, each into its own slot.
+  __device__ __forceinline__ void stay_in_stages() { first_stage(kStay); }
   // Of a box held, from the first one on.
   __device__ __forceinline__ int slot_of_held(int box) const {
     const int slot = next_box.slot - held + box;
@@ -102,12 +104,12 @@ struct Consumer {
     stage_full += 8;
     stage_at += parts_left * part_units;
     parts_left = args.plan.stage_parts;
-    stage_begins = true;
     if (stage_full == shared.weight_full(shared.weight_slots)) {
       stage_full = shared.weight_full(0);
       stage_at = right.low;
       parity ^= 1;
     }
+    awaited = parity;
   }
 
   // Parts of a stage, of plane p: straight code, so that their products leave back to back.
@@ -116,7 +118,10 @@ struct Consumer {
   template <int kSteps, int kParts, typename Advance>
   __device__ __forceinline__ void multiply_parts(int p, const int (&left_at)[kParts],
                                                  bool accumulate, const Advance& advance) {
-    if (stage_begins && parity < kStay) barrier_wait(stage_full, parity);
+    if (awaited < kStay) {
+      barrier_wait(stage_full, awaited);
+      awaited = kStay;
+    }
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       const uint64_t a = left.with(left_at[part]), b = right.with(stage_at + part * part_units);
@@ -135,8 +140,7 @@ struct Consumer {
     unfreed = 0;
     stage_at += kParts * part_units;
     parts_left -= kParts;
-    stage_begins = parts_left == 0;
-    if (stage_begins) end_stage();
+    if (parts_left == 0) end_stage();
     advance();
     wgmma_wait<1>();
     free_stage(multiplied);
@@ -246,7 +250,7 @@ struct Consumer {
     if (!args.sizes.one_by_one) hold_boxes(d.window);
     int freed = 0, depth = 0;
     parts_left = plan.stage_parts;
-    stage_begins = true;
+    awaited = parity;
 #pragma unroll 1
     for (int round = 0; round < tile.rounds; ++round) {
       int box = freed;
@@ -276,7 +280,7 @@ struct Consumer {
           break;
       }
       if (++depth == tile.chunk_rounds) {
-        if (!stage_begins) end_stage();
+        if (parts_left < plan.stage_parts) end_stage();
         depth = 0;
       }
     }

@@ -28,8 +28,12 @@ struct ResultTile {
   }
   template <int kPlanes>
   __device__ __forceinline__ unsigned limits(const WgmmaDataArguments& args, int p) const {
-    return pack_limits(samples, args.indices.positions_h[plane_h] - h,
-                       args.indices.positions_w[kPlanes > 1 ? p : plane_w] - w);
+    int positions = args.indices.positions_w[kPlanes > 1 ? 0 : plane_w];
+    // Not by index: lanes may ask for different planes.
+#pragma unroll
+    for (int plane = 1; plane < kPlanes; ++plane)
+      if (p == plane) positions = args.indices.positions_w[plane];
+    return pack_limits(samples, args.indices.positions_h[plane_h] - h, positions - w);
   }
 };
 
@@ -153,14 +157,6 @@ template <typename T, int kPlanes, int kBlocks>
 struct StagedWords {
   static constexpr int kPerChannel = 16 * kBlocks * kPlanes / kWordElements<T>;
   static constexpr int kPitch = staging_pitch_words(kPerChannel);
-  // Lanes are spread over channels, or take several words.
-  static constexpr int kChannelsAtOnce = kPerChannel < 32 ? 32 / kPerChannel : 1;
-  static constexpr int kPerLane = kPerChannel > 32 ? kPerChannel / 32 : 1;
-  // The same in vectors, of which a channel has at most 32. Of eight channels with two each, they
-  // leave lanes without one.
-  static constexpr int kVectors = kPerChannel / 4;
-  static constexpr int kVectorChannels =
-      32 / kVectors < kStagedChannels ? 32 / kVectors : kStagedChannels;
 };
 
 // Where the elements of a word go, relative to the result tile.
@@ -248,26 +244,50 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
   }
 }
 
-// 16 bytes at a time, which lie inside the result or outside as a whole.
-template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
-__device__ __forceinline__ void store_vectors(const WgmmaDataArguments& args,
-                                              const ResultTile<T>& to,
-                                              const float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                              const TileRow* rows, uint32_t* staging, int lane) {
+// kWidth words at a time: vectors, which lie inside the result or outside as a whole, or single words,
+// which leave in elements where they have no place.
+template <int kWidth, typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
+__device__ __forceinline__ void store_staged(const WgmmaDataArguments& args,
+                                             const ResultTile<T>& to,
+                                             const float (&sums)[kBlocks][kSlots][kColumns / 2],
+                                             const TileRow* rows, uint32_t* staging, int lane) {
   using Words = StagedWords<T, kPlanes, kBlocks>;
+  constexpr bool kElements = kWidth == 1 && kWordElements<T> == 2;
   constexpr int kBuffer = kStagedChannels * Words::kPitch, kGroups = kColumns / kStagedChannels;
-  constexpr int kAtOnce = Words::kVectorChannels, kSteps = kStagedChannels / kAtOnce;
-  // Neighbouring lanes take neighbours of a channel.
-  const int first_word = lane % Words::kVectors * 4, first_channel = lane / Words::kVectors;
-  const WordPlace place = locate_word<T, kPlanes>(args, to, rows, first_word);
-  if (!__any_sync(0xffffffffu, place.together)) return;
+  // Neighbouring lanes take neighbours of a channel. They are spread over channels, or take several
+  // of one channel; with two vectors in each of eight channels, some have none.
+  constexpr int kPerChannel = Words::kPerChannel / kWidth;
+  constexpr int kPerLane = kPerChannel > 32 ? kPerChannel / 32 : 1;
+  constexpr int kAtOnce =
+      kPerChannel * kStagedChannels <= 32 ? kStagedChannels : kPerLane > 1 ? 1 : 32 / kPerChannel;
+  const int first_unit = lane % kPerChannel, first_channel = lane / kPerChannel;
   const int64_t stride_c = args.result.stride[1];
-  T* target = to.template of_plane<kPlanes>(args, 0) + place.offset[0] + first_channel * stride_c;
+  T* targets[kPerLane];
+  // Channels that leave whole, from the lane's first on: one comparison tells whether it stores.
+  int whole[kPerLane];
+  unsigned apart_inside[kPerLane];  // a bit per element of those that do not
+  int distance[kPerLane];           // of their elements
+  bool any = false, apart = false;
+#pragma unroll
+  for (int k = 0; k < kPerLane; ++k) {
+    const WordPlace place =
+        locate_word<T, kPlanes>(args, to, rows, kWidth * (first_unit + 32 * k));
+    targets[k] =
+        to.template of_plane<kPlanes>(args, 0) + place.offset[0] + first_channel * stride_c;
+    forget_origin(targets[k]);  // adding to it is two instructions, there and below
+    whole[k] = place.together && first_channel < kStagedChannels ? to.channels - first_channel : 0;
+    apart_inside[k] = place.together ? 0 : (place.inside[0] ? 1 : 0) | (place.inside[1] ? 2 : 0);
+    distance[k] = place.offset[1] - place.offset[0];
+    any = any || place.together || (kElements && apart_inside[k] != 0);
+    apart = apart || apart_inside[k] != 0;
+  }
+  if (!__any_sync(0xffffffffu, any)) return;
+  if constexpr (kElements) apart = __any_sync(0xffffffffu, apart);
   // Lanes without a channel read another lane's.
   const uint32_t* const staged =
-      staging + first_channel % kStagedChannels * Words::kPitch + first_word;
-  // Of two buffers, one is read while the other is written: while the vectors of eight channels
-  // come, the next but one go there.
+      staging + first_channel % kStagedChannels * Words::kPitch + kWidth * first_unit;
+  // Of two buffers, one is read while the other is written: while the words of eight channels come,
+  // the next but one go there.
   const auto stage = [&](int group) {
     stage_channels<T, kColumns, kPlanes>(staging + group % 2 * kBuffer, sums, to.bias,
                                          group * kStagedChannels, lane);
@@ -275,86 +295,60 @@ __device__ __forceinline__ void store_vectors(const WgmmaDataArguments& args,
   stage(0);
   if constexpr (kGroups > 1) stage(1);
   __syncwarp();
+  // Registers for so many words at a time.
+  constexpr int kMost = kWidth == 4 ? 16 : 8;
+  constexpr int kAllSteps = kStagedChannels / kAtOnce, kWords = kPerLane * kWidth;
+  constexpr int kSteps = kAllSteps * kWords <= kMost ? kAllSteps : kMost / kWords;
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    const int channels = to.channels - group * kStagedChannels;
-    if (channels <= 0) break;
-    uint32_t words[kSteps][4];
+    if (group * kStagedChannels >= to.channels) break;
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const uint4 vector = *reinterpret_cast<const uint4*>(staged + group % 2 * kBuffer +
-                                                           i * kAtOnce * Words::kPitch);
-      words[i][0] = vector.x, words[i][1] = vector.y;
-      words[i][2] = vector.z, words[i][3] = vector.w;
-    }
-    __syncwarp();
-    if (group + 2 < kGroups) stage(group + 2);
+    for (int step = 0; step < kAllSteps; step += kSteps) {
+      uint32_t words[kSteps][kPerLane][kWidth];
 #pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const int channel = first_channel + i * kAtOnce;
-      store_words_if(place.together && channel < min(kStagedChannels, channels), target, words[i]);
-      target += kAtOnce * stride_c;
-    }
-  }
-}
-
-// In words, or in elements where a word has no place.
-template <typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
-__device__ __forceinline__ void store_words(const WgmmaDataArguments& args, const ResultTile<T>& to,
-                                            const float (&sums)[kBlocks][kSlots][kColumns / 2],
-                                            const TileRow* rows, uint32_t* staging, int lane) {
-  using Words = StagedWords<T, kPlanes, kBlocks>;
-  constexpr int kBuffer = kStagedChannels * Words::kPitch;
-  // Neighbouring lanes take neighbours of a channel.
-  constexpr int kPerChannel = Words::kPerChannel, kPerLane = Words::kPerLane;
-  constexpr int kAtOnce = Words::kChannelsAtOnce;
-  const int first_word = lane % kPerChannel, first_channel = lane / kPerChannel;
-  WordPlace places[kPerLane];
-  bool any = false, apart = false;
-#pragma unroll
-  for (int k = 0; k < kPerLane; ++k) {
-    places[k] = locate_word<T, kPlanes>(args, to, rows, first_word + 32 * k);
-    const bool inside = places[k].inside[0] || places[k].inside[1];
-    any = any || inside;
-    apart = apart || (inside && !places[k].together);
-  }
-  if (!__any_sync(0xffffffffu, any)) return;
-  apart = __any_sync(0xffffffffu, apart);
-  const int64_t stride_c = args.result.stride[1];
-  T* target = to.template of_plane<kPlanes>(args, 0) + first_channel * stride_c;
-#pragma unroll
-  for (int first = 0; first < kColumns; first += kStagedChannels) {
-    if (first >= to.channels) break;
-    // Two buffers: one is read while the next is written.
-    uint32_t* const buffer = staging + first / kStagedChannels % 2 * kBuffer;
-    stage_channels<T, kColumns, kPlanes>(buffer, sums, to.bias, first, lane);
-    __syncwarp();
-    const uint32_t* const staged = buffer + first_channel * Words::kPitch + first_word;
-    const int channels = min(kStagedChannels, to.channels - first) - first_channel;
-    constexpr int kSteps = kStagedChannels / kAtOnce;
-    uint32_t words[kSteps][kPerLane];
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i)
-#pragma unroll
-      for (int k = 0; k < kPerLane; ++k) words[i][k] = staged[i * kAtOnce * Words::kPitch + 32 * k];
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      if (i * kAtOnce < channels) {
+      for (int i = 0; i < kSteps; ++i)
 #pragma unroll
         for (int k = 0; k < kPerLane; ++k) {
-          const WordPlace& place = places[k];
-          if (place.together) {
-            *reinterpret_cast<uint32_t*>(target + place.offset[0]) = words[i][k];
-          } else if (apart) {
-            unsigned short* const elements = reinterpret_cast<unsigned short*>(target);
-            if (place.inside[0])
-              elements[place.offset[0]] = static_cast<unsigned short>(words[i][k]);
-            if (place.inside[1])
-              elements[place.offset[1]] = static_cast<unsigned short>(words[i][k] >> 16);
+          const uint32_t* const from = staged + group % 2 * kBuffer +
+                                       (step + i) * kAtOnce * Words::kPitch + kWidth * 32 * k;
+          if constexpr (kWidth == 4) {
+            const uint4 vector = *reinterpret_cast<const uint4*>(from);
+            words[i][k][0] = vector.x, words[i][k][1] = vector.y;
+            words[i][k][2] = vector.z, words[i][k][3] = vector.w;
+          } else {
+            words[i][k][0] = *from;
           }
         }
+      if (step + kSteps == kAllSteps) {
+        __syncwarp();
+        if (group + 2 < kGroups) stage(group + 2);
+        // Keeps ptxas from storing first, which would wait for the words above at once. With several
+        // planes staging takes longer than that.
+        if constexpr (kPlanes == 1) __syncwarp();
       }
-      target += kAtOnce * stride_c;
+      const auto store = [&]<bool kApart>() {
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i)
+#pragma unroll
+          for (int k = 0; k < kPerLane; ++k) {
+            const int channel = group * kStagedChannels + (step + i) * kAtOnce;
+            store_words_if(channel < whole[k], targets[k], words[i][k]);
+            if constexpr (kApart) {
+              const bool exists = channel < to.channels - first_channel;
+              unsigned short* const elements = reinterpret_cast<unsigned short*>(targets[k]);
+              if (exists && (apart_inside[k] & 1))
+                elements[0] = static_cast<unsigned short>(words[i][k][0]);
+              if (exists && (apart_inside[k] & 2))
+                elements[distance[k]] = static_cast<unsigned short>(words[i][k][0] >> 16);
+            }
+            targets[k] += kAtOnce * stride_c;
+            forget_origin(targets[k]);
+          }
+      };
+      if (kElements && apart)
+        store.template operator()<kElements>();
+      else
+        store.template operator()<false>();
     }
   }
 }
@@ -367,11 +361,11 @@ __device__ __forceinline__ void store_contiguous(const WgmmaDataArguments& args,
   // See has_vector_runs().
   if constexpr (!kMerged) {
     if (args.result_in_vectors) {
-      store_vectors<T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
+      store_staged<4, T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
       return;
     }
   }
-  store_words<T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
+  store_staged<1, T, kColumns, kPlanes>(args, to, sums, rows, staging, lane);
 }
 
 }  // namespace convt3d

@@ -44,7 +44,8 @@ constexpr WgmmaShape kWgmmaShapesChannelsLast[] = {
     {8, 4, 1, 4},
     // Patches of 4 x 4, with the taps along h.
     {8, 4, 1, 16, 4},
-    // Three warpgroups, where registers allow it.
+    // Three warpgroups: more of the latencies of parts and stores are hidden. Only where 160
+    // registers of a thread are enough.
     {32, 1, 2, 0, 1, 3},
     {32, 1, 4, 0, 1, 3},
     {48, 1, 2, 0, 1, 3},
