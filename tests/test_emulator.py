@@ -87,6 +87,7 @@ MERGED = [
     ((32, 16), "size=2,16,100 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
     ((16, 32), "size=2,16,100 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "grad_input"),
     ((48, 24), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=0,0,0", "forward"),
+    ((48, 24), "size=4,20,40 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
     ((16, 13), "size=2,16,16 kernel=1,2,7 stride=1,1,1 padding=0,0,3", "forward"),
     ((64, 3), "size=2,16,16 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
     ((64, 1), "size=2,8,16 kernel=4,4,4 stride=2,2,2 padding=1,1,1", "forward"),
@@ -122,6 +123,19 @@ def test_merged_patches(configured: None, geometry: str, layout: str, dtype: str
     options = ["--pass", "forward", "--layout", layout, "--type", dtype, "--plans", "4"]
     plans = plans_run("wgmma_data", problem, *options)
     assert "h_planes 4" in plans, "no plan with merged taps along h was run"
+
+
+# Of each: one below the other, side by side and as runs of a flattened tile. Channels-last results of
+# both residues along w in one column tile need stores of their own.
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_three_warpgroups_and_two_planes(configured: None, dtype: str) -> None:
+    problem = "batch=2 in=32 out=64 groups=1 size=3,24,20 kernel=3,3,3 stride=2,2,2 padding=1,1,1"
+    problem += " output_padding=0,0,0 dilation=1,1,1"
+    options = ["--pass", "forward", "--layout", "channels_last", "--type", dtype, "--plans", "24"]
+    plans = plans_run("wgmma_data", problem, *options)
+    for arrangement in ("beside 1", "beside 3", "flattened 1"):
+        assert f"3 warpgroups, {arrangement}" in plans
+    assert re.search("w_planes 2, .* merged_taps 0", plans)
 
 
 # More parts in a round than a warp has lanes: 125 taps of one part.
