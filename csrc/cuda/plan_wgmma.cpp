@@ -173,7 +173,8 @@ struct Search {
     const int run_rows = wgmma_run_rows(plan), rows = wgmma_runs(plan) * run_rows;
     plan.flattened = false;
     plan.samples = 1;
-    for (plan.beside = 1; plan.beside <= plan.warpgroups; ++plan.beside) {
+    // Of equal predictions, the tile with the longest lines.
+    for (plan.beside = plan.warpgroups; plan.beside >= 1; --plan.beside) {
       if (plan.warpgroups % plan.beside != 0) continue;
       plan.tile_h = 8 * (plan.warpgroups / plan.beside);
       plan.tile_w = plan.beside * run_rows;

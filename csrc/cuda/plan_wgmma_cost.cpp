@@ -32,7 +32,13 @@ constexpr double kFillBatchClocks = 53;     // per batch of lines, by warps
 constexpr double kFillCopiedBytes = 34;     // per clock, by warps in runs of 16 bytes
 constexpr double kFillWordBytes = 17;       // of 4 bytes
 constexpr double kElementBoxClocks = 2340;  // per box, by warps in elements
-constexpr double kFillElementBytes = 10;
+constexpr double kFillElementBytes = 10;    // channels-last
+// Contiguous: of so many units at once, per position; per unit of it; per unit of a line, whose ends
+// share their sectors with nothing.
+constexpr int kElementUnits = 4;
+constexpr double kElementBatchClocks = 2.4;
+constexpr double kElementUnitClocks = 0.4;
+constexpr double kElementLineClocks = 20;
 constexpr double kWeightLatency = 900;  // until a stage asked for begins to come
 constexpr double kWeightBytes = 77;     // per clock from the L2 cache
 constexpr double kWeightSlotsInUse = 1.5;
@@ -45,9 +51,14 @@ double fill_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
     return sizes.box_bytes / (16. * width) * (width == 2 ? kNarrowRowClocks : kRowClocks);
   }
   const int bytes = plan.fill_run * 16 / plan.unit_elements;
-  if (plan.fill_run == 1 && (result_channels_last || bytes == 2))
+  const int positions = sizes.lines.count * sizes.lines.span, units = plan.chunk_units;
+  if (plan.fill_run == 1 && result_channels_last)
+    return kElementBoxClocks + 16. * positions * units / kFillElementBytes;
+  if (plan.fill_run == 1 && bytes == 2)
     return kElementBoxClocks +
-           16. * sizes.lines.count * sizes.lines.span * plan.chunk_units / kFillElementBytes;
+           positions * (std::ceil(1. * units / kElementUnits) * kElementBatchClocks +
+                        units * kElementUnitClocks) +
+           sizes.lines.count * units * kElementLineClocks;
   // Lines are filled in aligned blocks of eight positions, on average so many.
   const WindowAxis& w = plan.axes[2];
   double per_line = 0;
@@ -56,10 +67,10 @@ double fill_clocks(const WgmmaDataPlan& plan, const WgmmaDataSizes& sizes,
     per_line += ((begin & 7) + sizes.lines.span + 7) / 8;
   }
   const double blocks = sizes.lines.count * per_line / sizes.tiles_w;
-  const double batches = blocks / kFillBlocks * std::ceil(1. * plan.chunk_units / kFillUnits);
+  const double batches = blocks / kFillBlocks * std::ceil(1. * units / kFillUnits);
   const double batch_clocks =
       kFillBatchClocks +
-      fill_batch_bytes(plan.chunk_units) / (bytes == 16 ? kFillCopiedBytes : kFillWordBytes);
+      fill_batch_bytes(units) / (bytes == 16 ? kFillCopiedBytes : kFillWordBytes);
   return kFilledBoxClocks + batches * batch_clocks;
 }
 
