@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <vector>
 
@@ -12,8 +13,8 @@
 namespace convt3d {
 namespace {
 
-// Small images, which this kernel is for, come in many.
-constexpr int64_t kTypicalBatch = 32;
+// Small images, which this kernel is for, come in many; or in few, as volumes do.
+constexpr int64_t kLargeBatch = 32, kSmallBatch = 2;
 
 // ---- Cost model, in clocks of one multiprocessor of an H200 -------------------------------------
 constexpr double kProductShare = 0.88;   // of the matrix units' rate, at most
@@ -188,26 +189,40 @@ std::optional<Search> search_plan(const Problem& problem, const TapwisePlan& bas
   return search;
 }
 
-// Why another kernel is faster; nullptr: none is, as far as predictions tell.
-const char* drawback_of(const Problem& problem, Pass pass, DataType type, bool allow_tf32,
-                        double clocks, const Device& device) {
+// A batch of the problem, and what this kernel is predicted to take for it.
+struct Typical {
+  Problem problem;
+  double clocks;
+};
+
+// Why another kernel is faster, on average over these; nullptr: none is, as far as predictions
+// tell.
+const char* drawback_of(std::initializer_list<Typical> typical, Pass pass, DataType type,
+                        bool allow_tf32, const Device& device) {
   const bool forward = pass == Pass::kForward;
-  const TensorPointer operand =
-      dense_tensor(forward ? problem.input_size() : problem.output_size(), true);
-  const TensorPointer result =
-      dense_tensor(forward ? problem.output_size() : problem.input_size(), true);
-  if ((forward ? problem.out_channels_per_group() : problem.in_channels_per_group()) < 64)
-    return "half of its columns would be no channels";
+  double shared_share = 1, portable_share = 1;  // of this kernel's clocks
+  for (const auto& [problem, clocks] : typical) {
+    if ((forward ? problem.out_channels_per_group() : problem.in_channels_per_group()) < 64)
+      return "half of its columns would be no channels";
+    const TensorPointer operand =
+        dense_tensor(forward ? problem.input_size() : problem.output_size(), true);
+    const TensorPointer result =
+        dense_tensor(forward ? problem.output_size() : problem.input_size(), true);
+    constexpr double kNone = std::numeric_limits<double>::infinity();
+    const auto shared =
+        plan_wgmma_data(problem, pass, type, operand, result, allow_tf32, device, true);
+    const double memory = memory_clocks(problem, pass, 16 / element_bytes(type), true, device);
+    shared_share *= shared ? overlapped(shared.clocks(), memory) / clocks : kNone;
+    const auto portable = plan_gemm_data(problem, pass, type, operand, result, device);
+    portable_share *= portable ? portable.clocks() / clocks : kNone;
+  }
+  const double mean = 1. / typical.size();
   // What predictions err: those of forward with shared boxes were up to 1.3 times too long.
   const double margin = forward ? 1.15 : 1.02;
-  const auto shared =
-      plan_wgmma_data(problem, pass, type, operand, result, allow_tf32, device, true);
-  const double memory = memory_clocks(problem, pass, 16 / element_bytes(type), true, device);
-  if (shared && overlapped(shared.clocks(), memory) < clocks * margin)
+  if (std::pow(shared_share, mean) < margin)
     return "boxes that all taps share are predicted to be as fast";
-  const auto portable = plan_gemm_data(problem, pass, type, operand, result, device);
   constexpr double kPortableTaken = 1.65;  // see plan_wgmma.cpp
-  return portable && portable.clocks() * kPortableTaken < clocks
+  return std::pow(portable_share, mean) * kPortableTaken < 1
              ? "the portable kernel is predicted faster"
              : nullptr;
 }
@@ -259,17 +274,19 @@ Planned<TapwisePlan> plan_tapwise_data(const Problem& problem, Pass pass, DataTy
   const auto find = [&]() -> Planned<TapwisePlan> {
     constexpr Refusal kNoTile{"no tile fits into shared memory"};
     // Neither the order of the sums nor which kernel runs must depend on the batch.
-    Problem typical = problem;
-    typical.batch = kTypicalBatch;
-    const auto of_typical = search_plan(typical, base, pass, device);
-    if (!of_typical) return kNoTile;
+    Problem large = problem, small = problem;
+    large.batch = kLargeBatch;
+    small.batch = kSmallBatch;
+    const auto of_large = search_plan(large, base, pass, device),
+               of_small = search_plan(small, base, pass, device);
+    if (!of_large || !of_small) return kNoTile;
     if (!even_if_slow) {
-      if (const char* drawback =
-              drawback_of(typical, pass, type, allow_tf32, of_typical->clocks, device))
+      if (const char* drawback = drawback_of({{large, of_large->clocks}, {small, of_small->clocks}},
+                                             pass, type, allow_tf32, device))
         return Refusal{drawback};
     }
     TapwisePlan ordered = base;
-    ordered.segments = of_typical->best.segments;
+    ordered.segments = of_large->best.segments;
     const auto found = search_plan(problem, ordered, pass, device, alternatives);
     if (!found) return kNoTile;
     return {found->best, found->clocks};

@@ -13,6 +13,9 @@
 namespace convt3d {
 namespace {
 
+// Typical ones, for what must not depend on the batch.
+constexpr int64_t kLargeBatch = 16, kSmallBatch = 2;
+
 // Samples whose positions in (h, w), with what lies between them, fit so many rows.
 int images_in_rows(const WgmmaDataPlan& plan, int rows) {
   const WindowAxis &h = plan.axes[1], &w = plan.axes[2];
@@ -284,6 +287,14 @@ std::optional<WgmmaDataPlan> search_plan(const Problem& problem, const WgmmaData
   return search.best;
 }
 
+// A plan with nothing but the order of the sums of another.
+WgmmaDataPlan ordered_as(WgmmaDataPlan base, const WgmmaDataPlan& plan) {
+  base.chunk_units = plan.chunk_units;
+  base.stage_units = plan.stage_units;
+  base.merged_taps = plan.merged_taps;
+  return base;
+}
+
 // Why the portable kernel (gemm_data) is faster; nullptr: it is not, as far as predictions tell.
 const char* drawback_of(const Problem& problem, Pass pass, DataType type, bool vectors,
                         bool channels_last, const WgmmaDataPlan& plan, const Device& device) {
@@ -360,23 +371,32 @@ Planned<WgmmaDataPlan> plan_wgmma_data(const Problem& problem, Pass pass, DataTy
                 run, planes_run});
   const auto find = [&]() -> Planned<WgmmaDataPlan> {
     // Which kernel runs must not depend on the batch: ask for a typical one.
-    Problem typical = problem;
-    typical.batch = 16;
-    const auto typical_plan = search_plan(typical, base, pass, channels_last, vectors, typical_run,
-                                          typical_planes_run, kMostTileSamples, device);
+    const auto of_batch = [&](const WgmmaDataPlan& order, int64_t batch) {
+      Problem typical = problem;
+      typical.batch = batch;
+      return search_plan(typical, order, pass, channels_last, vectors, typical_run,
+                         typical_planes_run, kMostTileSamples, device);
+    };
+    const auto large = of_batch(base, kLargeBatch), small = of_batch(base, kSmallBatch);
     constexpr Refusal kNoTile{
         "it has no instance with all residues along w, or none whose tile fits into shared memory"};
-    if (!typical_plan) return kNoTile;
+    if (!large || !small) return kNoTile;
     if (!even_if_slow) {
+      Problem typical = problem;
+      typical.batch = kLargeBatch;
       if (const char* drawback =
-              drawback_of(typical, pass, type, vectors, channels_last, *typical_plan, device))
+              drawback_of(typical, pass, type, vectors, channels_last, *large, device))
         return Refusal{drawback};
     }
-    // Nor must the order of the sums.
-    WgmmaDataPlan ordered = base;
-    ordered.chunk_units = typical_plan->chunk_units;
-    ordered.stage_units = typical_plan->stage_units;
-    ordered.merged_taps = typical_plan->merged_taps;
+    // Nor must the order of the sums: whichever costs the other batch less.
+    const WgmmaDataPlan of_large = ordered_as(base, *large), of_small = ordered_as(base, *small);
+    const auto small_as_large = of_batch(of_large, kSmallBatch),
+               large_as_small = of_batch(of_small, kLargeBatch);
+    const auto loss = [](const auto& plan, const auto& best) {
+      return plan ? plan->clocks / best->clocks : std::numeric_limits<double>::infinity();
+    };
+    const WgmmaDataPlan& ordered =
+        loss(small_as_large, small) <= loss(large_as_small, large) ? of_large : of_small;
     const auto plan = search_plan(problem, ordered, pass, channels_last, vectors, run, planes_run,
                                   most_samples, device, alternatives);
     if (!plan) return kNoTile;

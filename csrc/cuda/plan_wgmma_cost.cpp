@@ -33,8 +33,8 @@ constexpr double kFillCopiedBytes = 34;     // per clock, by warps in runs of 16
 constexpr double kFillWordBytes = 17;       // of 4 bytes
 constexpr double kElementBoxClocks = 2340;  // per box, by warps in elements
 constexpr double kFillElementBytes = 10;    // channels-last
-// Contiguous: of so many units at once, per position; per unit of it; per unit of a line, whose ends
-// share their sectors with nothing.
+// Contiguous: of so many units at once, per position; per unit of it; per unit of a line, whose
+// ends share their sectors with nothing.
 constexpr int kElementUnits = 4;
 constexpr double kElementBatchClocks = 2.4;
 constexpr double kElementUnitClocks = 0.4;

@@ -244,8 +244,8 @@ __device__ __forceinline__ void stage_channels(uint32_t* staging,
   }
 }
 
-// kWidth words at a time: vectors, which lie inside the result or outside as a whole, or single words,
-// which leave in elements where they have no place.
+// kWidth words at a time: vectors, which lie inside the result or outside as a whole, or single
+// words, which leave in elements where they have no place.
 template <int kWidth, typename T, int kColumns, int kPlanes, int kBlocks, int kSlots>
 __device__ __forceinline__ void store_staged(const WgmmaDataArguments& args,
                                              const ResultTile<T>& to,
@@ -258,8 +258,9 @@ __device__ __forceinline__ void store_staged(const WgmmaDataArguments& args,
   // of one channel; with two vectors in each of eight channels, some have none.
   constexpr int kPerChannel = Words::kPerChannel / kWidth;
   constexpr int kPerLane = kPerChannel > 32 ? kPerChannel / 32 : 1;
-  constexpr int kAtOnce =
-      kPerChannel * kStagedChannels <= 32 ? kStagedChannels : kPerLane > 1 ? 1 : 32 / kPerChannel;
+  constexpr int kAtOnce = kPerChannel * kStagedChannels <= 32 ? kStagedChannels
+                          : kPerLane > 1                      ? 1
+                                                              : 32 / kPerChannel;
   const int first_unit = lane % kPerChannel, first_channel = lane / kPerChannel;
   const int64_t stride_c = args.result.stride[1];
   T* targets[kPerLane];
@@ -270,8 +271,7 @@ __device__ __forceinline__ void store_staged(const WgmmaDataArguments& args,
   bool any = false, apart = false;
 #pragma unroll
   for (int k = 0; k < kPerLane; ++k) {
-    const WordPlace place =
-        locate_word<T, kPlanes>(args, to, rows, kWidth * (first_unit + 32 * k));
+    const WordPlace place = locate_word<T, kPlanes>(args, to, rows, kWidth * (first_unit + 32 * k));
     targets[k] =
         to.template of_plane<kPlanes>(args, 0) + place.offset[0] + first_channel * stride_c;
     forget_origin(targets[k]);  // adding to it is two instructions, there and below
@@ -309,8 +309,8 @@ __device__ __forceinline__ void store_staged(const WgmmaDataArguments& args,
       for (int i = 0; i < kSteps; ++i)
 #pragma unroll
         for (int k = 0; k < kPerLane; ++k) {
-          const uint32_t* const from = staged + group % 2 * kBuffer +
-                                       (step + i) * kAtOnce * Words::kPitch + kWidth * 32 * k;
+          const uint32_t* const from =
+              staged + group % 2 * kBuffer + (step + i) * kAtOnce * Words::kPitch + kWidth * 32 * k;
           if constexpr (kWidth == 4) {
             const uint4 vector = *reinterpret_cast<const uint4*>(from);
             words[i][k][0] = vector.x, words[i][k][1] = vector.y;
@@ -322,8 +322,8 @@ __device__ __forceinline__ void store_staged(const WgmmaDataArguments& args,
       if (step + kSteps == kAllSteps) {
         __syncwarp();
         if (group + 2 < kGroups) stage(group + 2);
-        // Keeps ptxas from storing first, which would wait for the words above at once. With several
-        // planes staging takes longer than that.
+        // Keeps ptxas from storing first, which would wait for the words above at once. With
+        // several planes staging takes longer than that.
         if constexpr (kPlanes == 1) __syncwarp();
       }
       const auto store = [&]<bool kApart>() {
