@@ -125,8 +125,8 @@ def test_merged_patches(configured: None, geometry: str, layout: str, dtype: str
     assert "h_planes 4" in plans, "no plan with merged taps along h was run"
 
 
-# Of each: one below the other, side by side and as runs of a flattened tile. Channels-last results of
-# both residues along w in one column tile need stores of their own.
+# Of three: one below the other, side by side and as runs of a flattened tile. Channels-last results
+# of both residues along w in one column tile need stores of their own.
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_three_warpgroups_and_two_planes(configured: None, dtype: str) -> None:
     problem = "batch=2 in=32 out=64 groups=1 size=3,24,20 kernel=3,3,3 stride=2,2,2 padding=1,1,1"
