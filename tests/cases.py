@@ -195,7 +195,6 @@ SMALL = (
     # Images large enough for three multiplying warpgroups, and for both residues along w in one
     # column tile (channels_last_3d, 16 bits).
     make_case("three_warpgroups", (1, 32, 1, 72, 72), 64, (1, 3, 3), s=(1, 2, 2), p=(0, 1, 1)),
-    make_case("three_warpgroups_few_channels", (1, 48, 3, 24, 20), 24, 3, p=1),
     make_case("two_residues", (1, 32, 1, 48, 48), 64, (1, 3, 3), s=(1, 2, 2), p=(0, 1, 1)),
     # Small images: tiles of two to ten samples, of which the last is not full.
     make_case("hopper_samples", (71, 8, 2, 8, 8), 16, (2, 3, 3), p=(0, 1, 1)),

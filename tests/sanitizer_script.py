@@ -33,7 +33,6 @@ NAMES = (
     "hopper_few_channels",
     "hopper_head",
     "three_warpgroups",
-    "three_warpgroups_few_channels",
     "two_residues",
     "hopper_samples_narrow",
     "hopper_samples_kernel_is_stride",

@@ -87,7 +87,6 @@ MERGED = [
     ((32, 16), "size=2,16,100 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
     ((16, 32), "size=2,16,100 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "grad_input"),
     ((48, 24), "size=2,16,16 kernel=3,3,3 stride=1,1,1 padding=0,0,0", "forward"),
-    ((48, 24), "size=4,20,40 kernel=3,3,3 stride=1,1,1 padding=1,1,1", "forward"),
     ((16, 13), "size=2,16,16 kernel=1,2,7 stride=1,1,1 padding=0,0,3", "forward"),
     ((64, 3), "size=4,24,24 kernel=3,3,3 stride=2,2,2 padding=1,1,1", "forward"),
     ((64, 1), "size=2,8,16 kernel=4,4,4 stride=2,2,2 padding=1,1,1", "forward"),
@@ -136,6 +135,14 @@ def test_three_warpgroups_and_two_planes(configured: None, dtype: str) -> None:
     for arrangement in ("beside 1", "beside 3", "flattened 1"):
         assert f"3 warpgroups, {arrangement}" in plans
     assert re.search("w_planes 2, .* merged_taps 0", plans)
+
+
+def test_three_warpgroups_merge_taps(configured: None) -> None:
+    problem = "batch=1 in=48 out=24 groups=1 size=4,20,40 kernel=3,3,3 stride=1,1,1 padding=1,1,1"
+    problem += " output_padding=0,0,0 dilation=1,1,1"
+    options = ["--pass", "forward", "--layout", "channels_last", "--type", "bfloat16"]
+    plans = plans_run("wgmma_data", problem, *options, "--plans", "24")
+    assert re.search("merged_taps 3, blocks 2, 3 warpgroups", plans)
 
 
 # More parts in a round than a warp has lanes: 125 taps of one part.

@@ -283,6 +283,33 @@ def test_present_gpu() -> None:
         assert gpu == plans.Gpu(gpu.name, H200.limits, H200.clock_mhz, H200.copy_gbs, H200.tflops)
 
 
+# The tests under compute-sanitizer run them for these kernels' sake.
+@pytest.mark.parametrize(
+    ("name", "dtype", "fact", "value"),
+    [
+        ("three_warpgroups", "bf16", "warpgroups", 3),
+        ("three_warpgroups", "tf32", "warpgroups", 3),
+        ("two_residues", "bf16", "w_planes", 2),
+    ],
+)
+def test_cases_are_planned_as_they_are_named(name: str, dtype: str, fact: str, value: int) -> None:
+    tested = BY_NAME[name]
+    case = Case(
+        name,
+        "test",
+        (tested.batch, tested.in_channels, *tested.size),
+        tested.out_channels,
+        tested.kernel,
+        tested.stride,
+        tested.padding,
+        tested.output_padding,
+        tested.dilation,
+        tested.groups,
+    )
+    found = plans.plan(case, dtype, "channels_last_3d", "forward", H200)
+    assert found["engine"] == "wgmma" and found["plan"][fact] == value
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["nnunet_320", "kb72", "gan_512", "stereo_64", "monai_head"])
 @pytest.mark.parametrize("dtype", ["bf16", "tf32", "fp32", "fp64"])
